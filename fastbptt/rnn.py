@@ -1,0 +1,360 @@
+"""The front door: what users call.  It checks, allocates, and hands over to a backend.
+
+A backend is a module that exports ``forward`` and ``backward`` as :mod:`fastbptt.reference` does.
+"""
+
+import importlib
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbptt.reference import ACTIVATIONS
+
+BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_loaded: dict[str, Any] = {}
+
+
+class Params(NamedTuple):
+    """Weights of one layer, or their gradients.
+
+    Attributes
+    ----------
+    W_x : ndarray, (I, H)
+        Input weights.
+    W_h : ndarray, (H, H)
+        Recurrent weights.
+    b : ndarray, (H,)
+        Bias.
+    """
+
+    W_x: np.ndarray
+    W_h: np.ndarray
+    b: np.ndarray
+
+
+class Gradients(NamedTuple):
+    """What :func:`backward` returns.
+
+    Attributes
+    ----------
+    params : Params
+        Gradients of ``W_x``, ``W_h`` and ``b``.
+    x : ndarray, (T, B, I), or None
+        Gradient of the inputs; None with ``need_dx=False``.
+    h0 : ndarray, (B, H)
+        Gradient of the initial state.
+    """
+
+    params: Params
+    x: np.ndarray | None
+    h0: np.ndarray
+
+
+def init_params(input_size, hidden_size, *, dtype="float32", seed=None):
+    """Draw the weights of one layer.
+
+    ``W_x`` is uniform within ``sqrt(6 / (I + H))`` of zero (Glorot and Bengio 2010), ``W_h`` a
+    random orthogonal matrix (Saxe, McClelland and Ganguli 2014), ``b`` zero.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H, at least 1.
+    dtype : {"float32", "float64"}
+    seed : None, int or numpy.random.Generator
+        As for :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    Params
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> params = fastbptt.init_params(3, 5, seed=0)
+    >>> params.W_x.shape, params.W_h.shape, params.b.shape
+    ((3, 5), (5, 5), (5,))
+    """
+    sizes = []
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+        try:
+            sizes.append(operator.index(size))
+        except TypeError:
+            raise TypeError(f"{name} is {size!r}, expected an integer") from None
+        if sizes[-1] < 1:
+            raise ValueError(f"{name} is {size}, expected at least 1")
+    I, H = sizes
+    dtype = _float_dtype("dtype", dtype)
+    rng = np.random.default_rng(seed)
+    limit = np.sqrt(6 / (I + H))
+    W_x = rng.uniform(-limit, limit, (I, H))
+    # Q of a Gaussian matrix is uniform over the orthogonal matrices once R's diagonal is positive
+    # (Mezzadri 2007).
+    Q, R = np.linalg.qr(rng.standard_normal((H, H)))
+    W_h = Q * np.where(np.diagonal(R) < 0, -1.0, 1.0)
+    return Params(W_x.astype(dtype), W_h.astype(dtype), np.zeros(H, dtype))
+
+
+def forward(
+    params, x, h0=None, *, lengths=None, activation="tanh", backend="numba", out=None
+) -> np.ndarray:
+    """States of a recurrent layer at every step.
+
+    ``h[t] = f(x[t - 1] @ W_x + h[t - 1] @ W_h + b)`` for t = 1 … T.
+
+    Parameters
+    ----------
+    params : Params
+        ``W_x`` (I, H), ``W_h`` (H, H), ``b`` (H,), all float32 or all float64.
+    x : ndarray, (T, B, I)
+        Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
+        ``x.transpose(1, 0, 2)``: where its last axis is contiguous, nothing is copied.
+    h0 : ndarray, (B, H), optional
+        Initial state; zero by default.
+    lengths : array of int, (B,), optional
+        Steps that count for each sequence, 0 to T.  After its last step a sequence's state stays
+        as it is, so that ``h[-1]`` holds every sequence's last state.  All T by default.
+    activation : {"tanh", "relu", "identity"}, default "tanh"
+        The function f.
+    backend : {"numba", "numpy"}, default "numba"
+        Compiled kernels, or the NumPy reference.
+    out : ndarray, (T + 1, B, H), optional
+        Array to fill and return: C-contiguous, of the same dtype, no part of any input.
+
+    Returns
+    -------
+    h : ndarray, (T + 1, B, H)
+        ``h[0]`` is the initial state, ``h[1:]`` are the outputs, ``h[-1]`` the last states.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit; nothing has been written then.
+
+    Notes
+    -----
+    A sequence's states do not depend on what else is in the batch, to the bit, for "numba".
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> params = fastbptt.init_params(3, 5, seed=0)
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> fastbptt.forward(params, x).shape
+    (8, 2, 5)
+    """
+    T, B, I, H, dtype = _check_layer(params, x, activation)
+    if h0 is not None:
+        _check_array("h0", h0, dtype, (B, H), "(B, H)")
+    if lengths is not None:
+        lengths = _check_lengths(lengths, T, B)
+    run = _backend(backend).forward
+    if out is None:
+        out = np.empty((T + 1, B, H), dtype)
+    else:
+        _check_out("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
+    out[0] = 0 if h0 is None else h0
+    run(params, x, out, lengths, activation)
+    return out
+
+
+def backward(
+    params,
+    x,
+    h,
+    dh,
+    *,
+    lengths=None,
+    activation="tanh",
+    need_dx=True,
+    backend="numba",
+    out=None,
+) -> Gradients:
+    """Gradients of a loss with respect to the weights, the inputs and the initial state.
+
+    Parameters
+    ----------
+    params, x, lengths, activation, backend
+        As given to :func:`forward`.
+    h : ndarray, (T + 1, B, H)
+        What :func:`forward` returned.
+    dh : ndarray, (T, B, H) or (B, H)
+        The loss's own gradient at every state ``h[1:]``, or, where only the last states enter the
+        loss, at ``h[-1]``.  At steps past a sequence's length it counts for nothing.
+    need_dx : bool, default True
+        False leaves out the gradient of the inputs and its cost.
+    out : (Params, dx, dh0), optional
+        Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
+        dtype, no part of an input or of each other.
+
+    Returns
+    -------
+    Gradients
+        ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` with zeros past a
+        sequence's length (None with ``need_dx=False``), and of the initial state.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> params = fastbptt.init_params(3, 5, seed=0)
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> h = fastbptt.forward(params, x)
+    >>> dparams, dx, dh0 = fastbptt.backward(params, x, h, dh=h[-1])  # loss = sum(h[-1]**2) / 2
+    >>> dparams.W_h.shape, dx.shape, dh0.shape
+    ((5, 5), (7, 2, 3), (2, 5))
+    """
+    T, B, I, H, dtype = _check_layer(params, x, activation)
+    _check_array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+    last = (B, H)
+    if not isinstance(dh, np.ndarray) or dh.shape != last:
+        _check_array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
+    else:
+        _check_array("dh", dh, dtype, last, "(B, H)")
+    if lengths is not None:
+        lengths = _check_lengths(lengths, T, B)
+    run = _backend(backend).backward
+    if out is None:
+        dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
+        dx = np.empty((T, B, I), dtype) if need_dx else None
+        dh0 = np.empty(last, dtype)
+    else:
+        inputs = (*params, x, h, dh, lengths)
+        dparams, dx, dh0 = _check_gradients(out, dtype, T, B, I, H, need_dx, inputs)
+    run(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    return Gradients(dparams, dx, dh0)
+
+
+def warmup(dtype="float32"):
+    """Compile the kernels for `dtype` now, or load them from the cache on disk.
+
+    Without it the first call does so.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+    """
+    _backend("numba").warmup(_float_dtype("dtype", dtype))
+
+
+def _backend(name):
+    try:
+        return _loaded[name]
+    except (KeyError, TypeError):
+        pass
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+    return _loaded.setdefault(name, importlib.import_module(BACKENDS[name]))
+
+
+# The checks.  Each raises before anything is written; the common case costs a comparison or two.
+
+
+def _float_dtype(name, dtype):
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (_FLOAT32, _FLOAT64):
+        raise TypeError(f"{name} is {dtype!r}, expected 'float32' or 'float64'")
+    return found
+
+
+def _check_layer(params, x, activation):
+    """Check weights, inputs and activation; return T, B, I, H and the dtype."""
+    try:
+        W_x, W_h, b = params
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"params is a {type(params).__name__}, expected Params(W_x, W_h, b)"
+        ) from None
+    _check_type("x", x)
+    dtype = x.dtype
+    if dtype != _FLOAT32 and dtype != _FLOAT64:
+        raise TypeError(f"x has dtype {dtype}, expected float32 or float64 in native byte order")
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {x.shape}, expected (T, B, I)")
+    T, B, I = x.shape
+    _check_type("W_x", W_x)
+    if W_x.ndim != 2:
+        raise ValueError(f"W_x has shape {W_x.shape}, expected (I, H)")
+    H = W_x.shape[1]
+    if I < 1 or H < 1:
+        raise ValueError(f"x {x.shape} and W_x {W_x.shape}: I and H are expected to be at least 1")
+    _check_array("W_x", W_x, dtype, (I, H), "(I, H), I as in x (T, B, I)")
+    _check_array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)")
+    _check_array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)")
+    if activation not in ACTIVATIONS:
+        names = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"activation is {activation!r}, expected one of {names}")
+    return T, B, I, H, dtype
+
+
+def _check_type(name, a):
+    # A subclass may mean more than its numbers (a mask, a matrix product); a memmap does not.
+    if type(a) is not np.ndarray and not isinstance(a, np.memmap):
+        raise TypeError(f"{name} is a {type(a).__name__}, expected a numpy.ndarray")
+
+
+def _check_array(name, a, dtype, shape, meaning):
+    if type(a) is not np.ndarray:
+        _check_type(name, a)
+    if a.shape != shape:
+        raise ValueError(f"{name} has shape {a.shape}, expected {shape}: {meaning}")
+    if a.dtype != dtype:
+        raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype} as x has")
+
+
+def _check_lengths(lengths, T, B):
+    found = np.asarray(lengths)
+    if found.shape != (B,):
+        raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: (B,)")
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
+    if found.size and (found.min() < 0 or found.max() > T):
+        b = int(np.flatnonzero((found < 0) | (found > T))[0])
+        raise ValueError(f"lengths[{b}] is {found[b]}, expected 0 to {T}: T of x (T, B, I)")
+    return found.astype(np.int64)
+
+
+def _check_out(name, a, dtype, shape, meaning, others):
+    _check_array(name, a, dtype, shape, meaning)
+    if not a.flags.c_contiguous or not a.flags.aligned:
+        raise ValueError(f"{name} has strides {a.strides}, expected a C-contiguous, aligned array")
+    if not a.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other in others:
+        if other is not None and np.shares_memory(a, other):
+            raise ValueError(
+                f"{name} {shape} shares memory with another argument, expected memory of its own"
+            )
+
+
+def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
+    try:
+        (dW_x, dW_h, db), dx, dh0 = out
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"out is a {type(out).__name__}, expected (Params(dW_x, dW_h, db), dx, dh0)"
+        ) from None
+    if not need_dx and dx is not None:
+        raise ValueError("out holds an array for dx, expected None with need_dx=False")
+    taken = inputs
+    for name, a, shape, meaning in (
+        ("W_x", dW_x, (I, H), "(I, H)"),
+        ("W_h", dW_h, (H, H), "(H, H)"),
+        ("b", db, (H,), "(H,)"),
+        ("x", dx, (T, B, I), "(T, B, I)"),
+        ("h0", dh0, (B, H), "(B, H)"),
+    ):
+        if a is not None or name != "x" or need_dx:
+            _check_out(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
+            taken = (*taken, a)
+    return Params(dW_x, dW_h, db), dx, dh0
