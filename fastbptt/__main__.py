@@ -1,0 +1,7 @@
+"""``python -m fastbptt``."""
+
+import sys
+
+from fastbptt.cli import main
+
+sys.exit(main())

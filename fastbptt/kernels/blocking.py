@@ -1,0 +1,131 @@
+"""Block sizes: the one place that decides how much work and which memory goes together.
+
+A plan is a NumPy record that compiled code reads by field name: sizes of blocks, and where in the
+workspace each region starts, in elements.  Regions start on cache lines.
+
+Results do not depend on `threads`: it cuts rows, whose states and state gradients do not touch
+each other, and output tiles of the weight gradients, each summed in one order.  That order depends
+on `capacity` and `SUM_ROWS` alone.
+"""
+
+import functools
+import os
+
+import numpy as np
+
+from fastbptt.kernels import simd, tile
+
+LINE = 64  # bytes of a cache line
+
+# Rows summed in registers before the sum is added to the weight gradient in memory.  A panel of dz
+# then takes 128 rows x 128 bytes = 16 KiB, half of a small L1; and rounding errors grow with the
+# root of 128 and of the number of such sums, not with the root of their product.
+SUM_ROWS = 128
+# Rows (sequences x steps) of one time block at most.  More do not help: a weight gradient is then
+# read and written once for 2 x 1,024 operations on each element.
+CAPACITY = 1024
+# Bytes of both buffers of a time block at most, of the 16 MiB that backward may take.
+BUFFERS = 12 << 20
+# Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
+UNITS = 8
+
+
+@functools.cache
+def l2_bytes():
+    """Size of the second-level cache of a core; 1 MiB where the system does not say."""
+    try:
+        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
+    except (ValueError, OSError, AttributeError):
+        return 1 << 20
+
+
+def _up(n, multiple):
+    return -(-n // multiple) * multiple
+
+
+def _row_stride(elements, itemsize):
+    """Elements from row to row: whole cache lines, an odd number of them.
+
+    The rows of a tile are read side by side; at a stride of 4,096 bytes they would all compete for
+    one set of the L1 cache.
+    """
+    line = LINE // itemsize
+    return (_up(elements, line) // line | 1) * line
+
+
+def _plan(itemsize, sizes, regions):
+    """Record of sizes and of the offsets of regions, the last field `total` counting them all."""
+    fields, at = dict(sizes), 0
+    for name, elements in regions.items():
+        fields[name] = at
+        at += _up(elements, LINE // itemsize)
+    fields["total"] = at + LINE // itemsize  # to align the start
+    plan = np.zeros(1, [(name, np.int64) for name in fields])
+    plan[0] = tuple(fields.values())
+    return plan, int(fields["total"])
+
+
+@functools.lru_cache(maxsize=1024)
+def forward(B, I, H, itemsize, threads):
+    """Plan of a forward call, and the elements of its workspace."""
+    lanes = simd.target()[0] // itemsize
+    NR = tile.VECTORS * lanes
+    MR = tile.tile_rows_count()
+    panels = -(-H // NR)
+    # A row of the state buffer is [padding, x_t, h_{t-1}, padding], h on a cache line.
+    x_end = _up(I, LINE // itemsize)
+    lda = _row_stride(x_end + _up(H, lanes), itemsize)
+    # A block of rows keeps its two state buffers in half of L2.
+    rows = max(2 * MR, l2_bytes() // 2 // (2 * lda * itemsize))
+    blocks = max(-(-B // rows), min(threads, -(-B // MR)))
+    blocks = min(_up(blocks, threads), -(-B // MR))
+    rows = -(-B // blocks)
+    words = 8 // itemsize  # of an int64
+    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "x_at": x_end - I,
+             "panels": panels, "height": 1 + I + H}  # fmt: skip
+    regions = {
+        "task_at": 128 * words,
+        "counters_at": 4 * LINE // itemsize,
+        "packed_at": panels * (1 + I + H) * NR,
+        "states_at": threads * 2 * rows * lda,
+        "tiles_at": threads * MR * NR,
+        "index_at": threads * 2 * rows * words,
+    }
+    return _plan(itemsize, sizes, regions)
+
+
+@functools.lru_cache(maxsize=1024)
+def backward(T, B, I, H, itemsize, threads, need_dx):
+    """Plan of a backward call, and the elements of its workspace."""
+    lanes = simd.target()[0] // itemsize
+    NR = tile.VECTORS * lanes
+    MR = tile.tile_rows_count()
+    h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
+    # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
+    x_chunks, h_chunks = I // lanes + 1, -(-H // lanes)
+    row_bytes = ((x_chunks + h_chunks) * lanes + h_panels * NR) * itemsize
+    # One buffer of a time block fills half of L2, the other half is for the packed weights.
+    capacity = min(max(l2_bytes() // 2 // row_bytes, 2 * SUM_ROWS), CAPACITY)
+    capacity = max(min(capacity, BUFFERS // 2 // row_bytes), MR)
+    groups = -(-B // capacity)
+    group = -(-B // groups)
+    capacity = group * min(capacity // group, T)
+    splits = min(threads, -(-group // MR))
+    parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
+    ldz = _row_stride(h_panels * NR, itemsize)
+    words = 8 // itemsize
+    sizes = {"threads": threads, "group": group, "capacity": capacity, "splits": splits,
+             "parts": parts, "h_panels": h_panels, "x_panels": x_panels, "x_chunks": x_chunks,
+             "h_chunks": h_chunks, "height": 1 + H, "ldz": ldz}  # fmt: skip
+    regions = {
+        "task_at": 128 * words,
+        "counters_at": 4 * LINE // itemsize,
+        "order_at": 2 * B * words,
+        "packed_at": (h_panels + x_panels) * (1 + H) * NR,
+        "dz_at": 2 * group * ldz,
+        "inputs_at": 2 * capacity * (x_chunks + h_chunks) * lanes,
+        "panels_at": 2 * capacity * h_panels * NR,
+        "tiles_at": threads * MR * NR,
+        "zeros_at": NR,
+    }
+    return _plan(itemsize, sizes, regions)

@@ -1,0 +1,310 @@
+"""The backend's two functions: plan, allocate, compile once, run on one thread or on several."""
+
+import functools
+
+import numba
+import numpy as np
+from numba import njit, types
+
+from fastbptt.kernels import blocking, team
+from fastbptt.kernels.activation import CODES
+from fastbptt.kernels.loops import (
+    BackwardTask,
+    ForwardTask,
+    Matrix,
+    fill_rows,
+    forward_block,
+    pack_backward,
+    pack_forward,
+    past_the_end,
+    split,
+    state_gradient,
+    weight_gradient,
+)
+from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
+from fastbptt.kernels.team import SOURCE, addresses, counter, draw, fetch, keep, wait
+from fastbptt.kernels.tile import NR
+
+# Below so many floating-point operations a call stays on one thread: starting others takes 2 us
+# and more, in which one core does this much.
+ALONE_BELOW = 400_000
+# Sequences whose padding one ticket clears.
+PAST_ROWS = 16
+
+
+@njit
+def forward_worker(task, slot):
+    """Pack the weights, then take blocks of sequences through all steps."""
+    p = fetch(task)
+    tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
+    ticket = draw(tickets)
+    while ticket < p.plan.panels:
+        pack_forward(p, ticket)
+        fetch_add(packed, 1)
+        ticket = draw(tickets)
+    wait(packed, p.plan.panels)
+    while ticket < p.plan.panels + p.plan.blocks:
+        forward_block(p, ticket - p.plan.panels, slot)
+        ticket = draw(tickets)
+
+
+@njit
+def weight_units(p, ticket, number, block, rows, slot):
+    """Do those units of a time block's weight gradients whose tickets, from `number` on, are drawn.
+
+    Returns the ticket drawn next.
+    """
+    tickets, states, weights = counter(p.counters, 0), counter(p.counters, 2), counter(p.counters, 3)
+    units = p.plan.h_panels * p.plan.parts
+    while ticket < number + units:
+        wait(states, (block + 1) * p.plan.splits)
+        wait(weights, block * units)
+        weight_gradient(p, block & 1, rows, ticket - number, block == 0, slot)
+        fetch_add(weights, 1)
+        ticket = draw(tickets)
+    return ticket
+
+
+@njit
+def backward_worker(task, slot):
+    """Go back through time block by block: state gradients, and one block behind weight gradients.
+
+    The order of the work is that of the tickets: packing; then for every group of sequences and
+    every time block its splits (ranges of rows), and the weight units of the time block before.
+    So there are two buffers, and what lags in one phase is caught up in the other.  All workers
+    walk through the same sequence and do the pieces whose tickets they drew.
+    """
+    p = fetch(task)
+    tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
+    states, weights = counter(p.counters, 2), counter(p.counters, 3)
+    packs = p.plan.h_panels + p.plan.x_panels
+    pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
+    ticket = draw(tickets)
+    while ticket < packs + pasts:
+        if ticket < packs:
+            pack_backward(p, ticket)
+        else:
+            r = (ticket - packs) * PAST_ROWS
+            for r in range(r, min(r + PAST_ROWS, p.B)):
+                past_the_end(p, r)
+        fetch_add(packed, 1)
+        ticket = draw(tickets)
+    wait(packed, packs + pasts)
+
+    number = packs + pasts  # ticket of the piece that comes next
+    units = p.plan.h_panels * p.plan.parts
+    block, rows_before = 0, 0
+    for first in range(0, p.B, p.plan.group):
+        t = get(p.lengths, first)
+        while t > 0:
+            low, rows, live = t, 0, 0  # a time block of steps t ... low + 1
+            while low > 0:
+                while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
+                    live += 1
+                if rows + live > p.plan.capacity:
+                    break
+                rows += live
+                low -= 1
+            while ticket < number + p.plan.splits:
+                part = ticket - number
+                wait(states, block * p.plan.splits)
+                wait(weights, (block - 1) * units)
+                lo, hi = split(live, p.plan.splits, part), split(live, p.plan.splits, part + 1)
+                state_gradient(p, block & 1, first, t, low + 1, lo, hi, slot)
+                fetch_add(states, 1)
+                ticket = draw(tickets)
+            number += p.plan.splits
+            if block > 0:
+                ticket = weight_units(p, ticket, number, block - 1, rows_before, slot)
+                number += units
+            block, rows_before, t = block + 1, rows, low
+    if block > 0:
+        weight_units(p, ticket, number, block - 1, rows_before, slot)
+
+
+def _entry_points(source):
+    """The two compiled functions that Python calls; `source` is part of their key in the cache.
+
+    Each fills in a task and, if the plan is for one thread, does it.  It returns the addresses of
+    the worker and of the task, for the threads of other plans.
+    """
+
+    def forward(x, W_x, W_h, b, h, order, lengths, activation, plan, work):
+        source  # noqa: B018
+        T, B, I = x.shape
+        H = len(b)
+        start = align(pointer(work))
+        size = plan[0]
+        counters = offset(start, size.counters_at)
+        for i in range(2):
+            put(counter(counters, i), 0, 0)
+        p = ForwardTask(
+            T, B, I, H, activation,
+            Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
+            Matrix(pointer(W_x), 0, W_x.strides[0], W_x.strides[1]),
+            Matrix(pointer(W_h), 0, W_h.strides[0], W_h.strides[1]),
+            Matrix(pointer(b), 0, 0, b.strides[0]),
+            pointer(h), len(order) > 0, pointer(order), pointer(lengths), size,
+            offset(start, size.packed_at), offset(start, size.states_at),
+            offset(start, size.tiles_at), cast(offset(start, size.index_at), types.int64),
+            counters,
+        )  # fmt: skip
+        task = keep(offset(start, size.task_at), p)
+        if size.threads == 1:
+            forward_worker(task, 0)
+        return addresses(forward_worker, task)
+
+    def backward(
+        x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,
+        order, lengths, activation, plan, work,
+    ):  # fmt: skip
+        source  # noqa: B018
+        T, B, I = x.shape
+        H = len(db)
+        start = align(pointer(work))
+        size = plan[0]
+        counters = offset(start, size.counters_at)
+        for i in range(4):
+            put(counter(counters, i), 0, 0)
+        zeros = offset(start, size.zeros_at)
+        fill_rows(zeros, 1, NR(zeros), 0)
+        has_lengths = len(order) > 0
+        by_length, its_length = pointer(order), pointer(lengths)
+        if not has_lengths:
+            by_length = cast(offset(start, size.order_at), types.int64)
+            its_length = offset(by_length, B)
+            for r in range(B):
+                put(by_length, r, r)
+                put(its_length, r, T)
+        if get(its_length, 0) == 0:  # no step counts
+            fill_rows(pointer(dW_x), I, H, H)
+            fill_rows(pointer(dW_h), H, H, H)
+            fill_rows(pointer(db), 1, H, H)
+        dh_t = dh.strides[0] if every_step else 0
+        p = BackwardTask(
+            T, B, I, H, activation,
+            Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
+            Matrix(pointer(W_x), 0, W_x.strides[0], W_x.strides[1]),
+            Matrix(pointer(W_h), 0, W_h.strides[0], W_h.strides[1]),
+            Matrix(pointer(h), h.strides[0], h.strides[1], h.strides[2]),
+            Matrix(pointer(dh), dh_t, dh.strides[1], dh.strides[2]), every_step,
+            pointer(dW_x), pointer(dW_h), pointer(db), pointer(dx), need_dx, pointer(dh0),
+            has_lengths, by_length, its_length, size,
+            offset(start, size.packed_at), offset(start, size.dz_at),
+            offset(start, size.inputs_at), offset(start, size.panels_at),
+            offset(start, size.tiles_at), zeros, counters,
+        )  # fmt: skip
+        task = keep(offset(start, size.task_at), p)
+        if size.threads == 1:
+            backward_worker(task, 0)
+        return addresses(backward_worker, task)
+
+    return forward, backward
+
+
+_forward, _backward = _entry_points(SOURCE)
+
+
+def _given(dtype, ndim):
+    """Type of a user's input array: any strides, alignment, and read-only."""
+    return types.Array(numba.from_dtype(dtype), ndim, "A", readonly=True, aligned=False)
+
+
+def _filled(dtype, ndim):
+    """Type of an array to fill: C-contiguous."""
+    return types.Array(numba.from_dtype(dtype), ndim, "C")
+
+
+_INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
+
+
+@functools.cache
+def _compiled_forward(dtype):
+    plan = numba.typeof(blocking.forward(1, 1, 1, dtype.itemsize, 1)[0])
+    in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
+    arrays = in_(3), in_(2), in_(2), in_(1), out(3)
+    return team.compile_cached(_forward, (*arrays, _INTS, _INTS, _SIZE, plan, out(1)))
+
+
+@functools.cache
+def _compiled_backward(dtype):
+    plan = numba.typeof(blocking.backward(1, 1, 1, 1, dtype.itemsize, 1, True)[0])
+    in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
+    arrays = in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG
+    signature = (*arrays, out(2), _INTS, _INTS, _SIZE, plan, out(1))
+    return team.compile_cached(_backward, signature)
+
+
+NO_INTS = np.zeros(0, np.int64)
+NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))}
+
+
+def _rows(a):
+    """The array, or a copy, with whole rows to read vectors from."""
+    return a if a.strides[-1] == a.itemsize or a.shape[-1] == 1 else np.ascontiguousarray(a)
+
+
+def _longest_first(lengths):
+    if lengths is None:
+        return NO_INTS, NO_INTS
+    order = np.argsort(-lengths, kind="stable")
+    return order, lengths[order]
+
+
+def forward(params, x, h, lengths, activation):
+    """See :func:`fastbptt.reference.forward`."""
+    T, B, I = x.shape
+    if T == 0 or B == 0:
+        return
+    W_x, W_h, b = params
+    H = len(b)
+    run = _compiled_forward(h.dtype)
+    order, lengths = _longest_first(lengths)
+    alone = 2 * T * B * H * (I + H) < ALONE_BELOW
+    threads = 1 if alone else team.gather()
+    try:
+        plan, total = blocking.forward(B, I, H, h.itemsize, threads)
+        work = np.empty(total, h.dtype)
+        addresses = run(
+            _rows(x), W_x, W_h, b, h, order, lengths, CODES[activation], plan, work
+        )
+        if threads > 1:
+            team.launch(*addresses, threads)
+    finally:
+        team.dismiss(threads)
+
+
+def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    """See :func:`fastbptt.reference.backward`."""
+    T, B, I = x.shape
+    dW_x, dW_h, db = dparams
+    every_step = dh.ndim == 3
+    if T == 0 or B == 0:
+        dW_x[...] = dW_h[...] = db[...] = 0
+        dh0[...] = 0 if every_step else dh
+        return
+    W_x, W_h, _ = params
+    H = len(db)
+    run = _compiled_backward(h.dtype)
+    order, lengths = _longest_first(lengths)
+    alone = 4 * T * B * H * (I + H) < ALONE_BELOW
+    threads = 1 if alone else team.gather()
+    try:
+        plan, total = blocking.backward(T, B, I, H, h.itemsize, threads, dx is not None)
+        work = np.empty(total, h.dtype)
+        addresses = run(
+            _rows(x), W_x, W_h, _rows(h), _rows(dh if every_step else dh[None]), every_step,
+            dW_x, dW_h, db, NO_DX[h.dtype] if dx is None else dx, dx is not None, dh0,
+            order, lengths, CODES[activation], plan, work,
+        )  # fmt: skip
+        if threads > 1:
+            team.launch(*addresses, threads)
+    finally:
+        team.dismiss(threads)
+
+
+def warmup(dtype):
+    """Compile all that calls of this dtype run, or load it from the cache."""
+    _compiled_forward(dtype)
+    _compiled_backward(dtype)
+    team.warmup()

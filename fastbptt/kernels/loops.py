@@ -1,0 +1,393 @@
+"""Loops round the register tile: packing, one block of sequences forward, one time block backward.
+
+Everything here runs inside one thread on the rows (sequences) or panels it was given.  Shapes in
+comments count elements; NR columns make a panel, the last one padded with zeros.
+"""
+
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from fastbptt.kernels.activation import activate, slope
+from fastbptt.kernels.blocking import SUM_ROWS
+from fastbptt.kernels.simd import (
+    ITEMSIZE,
+    LANES,
+    add,
+    get,
+    load,
+    load_first,
+    mul,
+    offset,
+    offset_bytes,
+    put,
+    store,
+    store_first,
+    zeros,
+)
+from fastbptt.kernels.tile import MC, MR, NR, tile_columns, tile_rows
+
+
+class Matrix(NamedTuple):
+    """A user's array of two or three axes: where element (t, r, c) lies, strides in bytes."""
+
+    data: Any
+    t: int
+    r: int
+    c: int
+
+
+@njit
+def row(a, t, r):
+    """Pointer to row r at step t."""
+    return offset_bytes(a.data, t * a.t + r * a.r)
+
+
+@njit
+def split(total, parts, part):
+    """Start of a part when `total` is cut into `parts` that differ by one at most."""
+    return total * part // parts
+
+
+@njit
+def pack_panel(panel, w, w_k, w_n, K, n):
+    """panel[k, :n] = w[k, :n] for k < K, zeros behind; w_k, w_n are strides in bytes."""
+    width = NR(panel)
+    if w_n == ITEMSIZE(panel):
+        for k in range(K):
+            for v in range(0, width, LANES(panel)):
+                there = offset(offset_bytes(w, k * w_k), v)
+                store(offset(panel, k * width + v), load_first(there, n - v))
+    else:
+        for c in range(width):
+            for k in range(K):
+                value = get(offset_bytes(w, k * w_k + c * w_n), 0) if c < n else 0.0
+                put(panel, k * width + c, value)
+
+
+@njit
+def fill_rows(p, rows, columns, stride):
+    """Zeros in p[:rows, :columns]."""
+    for r in range(rows):
+        for v in range(0, columns, LANES(p)):
+            store_first(offset(p, r * stride + v), zeros(p), columns - v)
+
+
+@njit
+def copy_row(to, p, n):
+    """to[:n] = p[:n]."""
+    for v in range(0, n, LANES(p)):
+        store_first(offset(to, v), load_first(offset(p, v), n - v), n - v)
+
+
+@njit
+def copy_row_padded(to, p, n):
+    """to[:n] = p[:n], zeros up to a whole vector."""
+    for v in range(0, n, LANES(p)):
+        store(offset(to, v), load_first(offset(p, v), n - v))
+
+
+@njit
+def tiles(rows, height):
+    """Into how many tiles of `height` at most, as equal as can be, rows are cut."""
+    return (rows + height - 1) // height
+
+
+class ForwardTask(NamedTuple):
+    """One forward call, as workers see it.  Pointers into user arrays and into the workspace."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    activation: int
+    x: Matrix
+    W_x: Matrix
+    W_h: Matrix
+    b: Matrix
+    h: Any  # (T + 1, B, H), C-contiguous
+    has_lengths: bool
+    order: Any  # (B,) sequences, longest first; unused without lengths
+    lengths: Any  # (B,) in that order
+    plan: Any  # of blocking.forward
+    packed: Any  # (panels, height, NR): b, then I rows of W_x, then H of W_h
+    states: Any  # (threads, 2, rows, lda)
+    tiles: Any  # (threads, MR, NR)
+    index: Any  # (threads, 2, rows) int64
+    counters: Any
+
+
+@njit
+def pack_forward(p, panel):
+    """Panel of [b; W_x; W_h], the columns that belong to NR hidden units."""
+    width = NR(p.packed)
+    n = min(width, p.H - panel * width)
+    to = offset(p.packed, panel * p.plan.height * width)
+    skip = panel * width
+    b = offset_bytes(p.b.data, skip * p.b.c)
+    pack_panel(to, b, 0, p.b.c, 1, n)
+    W_x = offset_bytes(p.W_x.data, skip * p.W_x.c)
+    pack_panel(offset(to, width), W_x, p.W_x.r, p.W_x.c, p.I, n)
+    W_h = offset_bytes(p.W_h.data, skip * p.W_h.c)
+    pack_panel(offset(to, (1 + p.I) * width), W_h, p.W_h.r, p.W_h.c, p.H, n)
+
+
+@njit
+def forward_block(p, block, slot):
+    """All steps of one block of sequences.
+
+    With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
+    its first rows at every step.
+    """
+    width, lanes = NR(p.packed), LANES(p.packed)
+    first = split(p.B, p.plan.blocks, block)
+    rows = split(p.B, p.plan.blocks, block + 1) - first
+    if p.has_lengths:
+        rows = (p.B - block + p.plan.blocks - 1) // p.plan.blocks
+    index = offset(p.index, slot * 2 * p.plan.rows)
+    length = offset(index, p.plan.rows)
+    for r in range(rows):
+        put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
+        put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
+    c = offset(p.tiles, slot * MR(p.packed) * width)
+    now = offset(p.states, slot * 2 * p.plan.rows * p.plan.lda)  # rows [x_t, h_{t-1}]
+    after = offset(now, p.plan.rows * p.plan.lda)  # rows [x_{t+1}, h_t]
+    h_at = p.plan.x_at + p.I
+
+    live = rows
+    while live > 0 and get(length, live - 1) == 0:
+        live -= 1
+    for r in range(live):
+        copy_row_padded(offset(now, r * p.plan.lda + p.plan.x_at), row(p.x, 0, get(index, r)), p.I)
+    for r in range(live):
+        copy_row_padded(offset(now, r * p.plan.lda + h_at), offset(p.h, get(index, r) * p.H), p.H)
+
+    t = 0
+    while live > 0:
+        if t + 1 < p.T:  # before h_t: the last vector of x_{t+1} may reach into its place
+            for r in range(live):
+                x = row(p.x, t + 1, get(index, r))
+                copy_row_padded(offset(after, r * p.plan.lda + p.plan.x_at), x, p.I)
+        h = offset(p.h, (t + 1) * p.B * p.H)
+        count = tiles(live, MR(p.packed))
+        for panel in range(p.plan.panels):
+            skip = panel * width
+            n = min(width, p.H - skip)
+            start = offset(p.packed, skip * p.plan.height)
+            for q in range(count):
+                r = split(live, count, q)
+                m = split(live, count, q + 1) - r
+                a = offset(now, r * p.plan.lda + p.plan.x_at)
+                tile_rows(m, n, p.I + p.H, a, p.plan.lda, offset(start, width), start, c)
+                for i in range(m):
+                    state = offset(after, (r + i) * p.plan.lda + h_at + skip)
+                    out = offset(h, get(index, r + i) * p.H + skip)
+                    for v in range(0, n, lanes):
+                        f = activate(load(offset(c, i * width + v)), p.activation)
+                        store(offset(state, v), f)
+                        store_first(offset(out, v), f, n - v)
+        now, after = after, now
+        t += 1
+        while live > 0 and get(length, live - 1) == t:
+            live -= 1
+
+    for r in range(rows):  # the last state stays
+        last = get(length, r)
+        for t in range(last, p.T):
+            state = offset(p.h, get(index, r) * p.H)
+            copy_row(offset(state, (t + 1) * p.B * p.H), offset(state, last * p.B * p.H), p.H)
+
+
+class BackwardTask(NamedTuple):
+    """One backward call, as workers see it.  Pointers into user arrays and into the workspace."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    activation: int
+    x: Matrix
+    W_x: Matrix
+    W_h: Matrix
+    h: Matrix
+    dh: Matrix
+    every_step: bool  # dh is (T, B, H), not (B, H)
+    dW_x: Any
+    dW_h: Any
+    db: Any
+    dx: Any
+    need_dx: bool
+    dh0: Any
+    has_lengths: bool
+    order: Any  # (B,) sequences, longest first
+    lengths: Any  # (B,) in that order
+    plan: Any  # of blocking.backward
+    packed: Any  # (h_panels + x_panels, height, NR): zeros, then H rows of W_h^T or W_x^T
+    dz: Any  # (2, group, ldz): dz_t by rows, t even and odd
+    inputs: Any  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
+    panels: Any  # (2, h_panels, capacity, NR): dz_t by panels
+    tiles: Any  # (threads, MR, NR)
+    zeros: Any  # (NR,)
+    counters: Any
+
+
+@njit
+def pack_backward(p, panel):
+    """Panel of W_h^T, or behind those of W_x^T."""
+    width = NR(p.packed)
+    to = offset(p.packed, panel * p.plan.height * width)
+    fill_rows(to, 1, width, width)
+    W, size, skip = p.W_h, p.H, panel * width
+    if panel >= p.plan.h_panels:
+        W, size, skip = p.W_x, p.I, (panel - p.plan.h_panels) * width
+    n = min(width, size - skip)
+    pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
+
+
+@njit
+def past_the_end(p, r):
+    """What a sequence leaves to steps that do not count: dx = 0; dh0 of one without any step."""
+    b, length = get(p.order, r), get(p.lengths, r)
+    if p.need_dx:
+        for t in range(length, p.T):
+            fill_rows(offset(p.dx, (t * p.B + b) * p.I), 1, p.I, p.I)
+    if length == 0:
+        fill_rows(offset(p.dh0, b * p.H), 1, p.H, p.H)
+        if not p.every_step:
+            copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
+
+
+@njit
+def gather_inputs(p, buffer, at, t, first, lo, hi):
+    """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on."""
+    lanes = LANES(p.inputs)
+    to = offset(p.inputs, (buffer * (p.plan.x_chunks + p.plan.h_chunks) * p.plan.capacity + at) * lanes)
+    for chunk in range(p.plan.x_chunks):
+        skip = chunk * lanes
+        for r in range(lo, hi):
+            place = offset(to, (chunk * p.plan.capacity + r) * lanes)
+            x = row(p.x, t - 1, get(p.order, first + r))
+            store(place, load_first(offset(x, skip), p.I - skip))
+            if chunk == p.plan.x_chunks - 1:
+                put(place, p.I - skip, 1.0)
+    for chunk in range(p.plan.h_chunks):
+        skip = chunk * lanes
+        for r in range(lo, hi):
+            place = offset(to, ((p.plan.x_chunks + chunk) * p.plan.capacity + r) * lanes)
+            h = row(p.h, t - 1, get(p.order, first + r))
+            store(place, load_first(offset(h, skip), p.H - skip))
+
+
+@njit
+def times_weights(p, a, t, first, lo, hi, first_panel, panels, columns, out, c):
+    """out[rows] = dz W^T for rows lo ... hi of dz at a, W^T packed from first_panel on."""
+    width, lanes = NR(p.packed), LANES(p.packed)
+    count = tiles(hi - lo, MR(p.packed))
+    for panel in range(panels):
+        skip = panel * width
+        n = min(width, columns - skip)
+        start = offset(p.packed, (first_panel + panel) * p.plan.height * width)
+        for q in range(count):
+            r = lo + split(hi - lo, count, q)
+            m = lo + split(hi - lo, count, q + 1) - r
+            z = offset(a, r * p.plan.ldz)
+            tile_rows(m, n, p.H, z, p.plan.ldz, offset(start, width), start, c)
+            for i in range(m):
+                to = offset(out, (t * p.B + get(p.order, first + r + i)) * columns + skip)
+                for v in range(0, n, lanes):
+                    store_first(offset(to, v), load(offset(c, i * width + v)), n - v)
+
+
+@njit
+def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
+    """dz_t for rows lo ... hi of a group and t from t_from down to t_to, with what hangs on it.
+
+    dz_t = (dh_t + dz_{t+1} W_h^T) f'(h_t) goes into the buffer, with [x_t, 1] and h_{t-1}, for
+    the weight gradients; dx_t = dz_t W_x^T and, in the end, dh_0 = dz_1 W_h^T to the user.
+    """
+    width, lanes = NR(p.packed), LANES(p.packed)
+    c = offset(p.tiles, slot * MR(p.packed) * width)
+    live = 0
+    at = 0  # row of the buffer where step t begins
+    for t in range(t_from, t_to - 1, -1):
+        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
+            live += 1
+        last = min(hi, live)  # of the rows given, those that have a step t
+        if last > lo:
+            old = offset(p.dz, ((t + 1) & 1) * p.plan.group * p.plan.ldz)
+            new = offset(p.dz, (t & 1) * p.plan.group * p.plan.ldz)
+            going = lo  # rows that have a step t + 1
+            while going < last and get(p.lengths, first + going) > t:
+                going += 1
+            fill_rows(offset(old, going * p.plan.ldz), last - going, p.H, p.plan.ldz)
+            gather_inputs(p, buffer, at, t, first, lo, last)
+            count = tiles(last - lo, MR(p.packed))
+            for panel in range(p.plan.h_panels):
+                skip = panel * width
+                n = min(width, p.H - skip)
+                start = offset(p.packed, panel * p.plan.height * width)
+                dz = offset(p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + at) * width)
+                for q in range(count):
+                    r = lo + split(last - lo, count, q)
+                    m = lo + split(last - lo, count, q + 1) - r
+                    g = offset(dz, r * width)
+                    k = p.H if r < going else 0
+                    z = offset(old, r * p.plan.ldz)
+                    tile_rows(m, n, k, z, p.plan.ldz, offset(start, width), start, g)
+                    for i in range(m):
+                        b = get(p.order, first + r + i)
+                        h = offset(row(p.h, t, b), skip)
+                        dh = offset(row(p.dh, t - 1, b), skip)
+                        enters = p.every_step or r + i >= going
+                        for v in range(0, n, lanes):
+                            there = offset(g, i * width + v)
+                            gradient = load(there)
+                            if enters:
+                                gradient = add(gradient, load_first(offset(dh, v), n - v))
+                            f = slope(load_first(offset(h, v), n - v), p.activation)
+                            gradient = mul(gradient, f)
+                            store(there, gradient)
+                            store(offset(new, (r + i) * p.plan.ldz + skip + v), gradient)
+            if p.need_dx:
+                times_weights(
+                    p, new, t - 1, first, lo, last, p.plan.h_panels, p.plan.x_panels, p.I, p.dx, c
+                )
+            if t == 1:
+                times_weights(p, new, 0, first, lo, last, 0, p.plan.h_panels, p.H, p.dh0, c)
+        at += live
+
+
+@njit
+def weight_gradient(p, buffer, rows, unit, fresh, slot):
+    """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
+
+    Adds the sum over the buffer's rows, SUM_ROWS at a time; the first time, `fresh`, it stores.
+    """
+    width, lanes = NR(p.packed), LANES(p.packed)
+    panel, part = unit // p.plan.parts, unit % p.plan.parts
+    skip = panel * width
+    n = min(width, p.H - skip)
+    chunks = p.plan.x_chunks + p.plan.h_chunks
+    c = offset(p.tiles, slot * MR(p.packed) * width)
+    for q in range(0, rows, SUM_ROWS):
+        k = min(SUM_ROWS, rows - q)
+        dz = offset(p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + q) * width)
+        for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
+            a = offset(p.inputs, ((buffer * chunks + chunk) * p.plan.capacity + q) * lanes)
+            to_h = chunk >= p.plan.x_chunks
+            base = chunk * lanes if not to_h else (chunk - p.plan.x_chunks) * lanes
+            end = min(lanes, (p.H if to_h else p.I + 1) - base)
+            for i in range(0, end, MC(p.packed)):
+                m = min(MC(p.packed), end - i)
+                tile_columns(m, n, k, offset(a, i), dz, p.zeros, c)
+                for j in range(m):
+                    number = base + i + j
+                    to = offset(p.dW_h if to_h else p.dW_x, number * p.H)
+                    if not to_h and number == p.I:
+                        to = p.db
+                    to = offset(to, skip)
+                    for v in range(0, n, lanes):
+                        total = load(offset(c, j * width + v))
+                        if not fresh or q > 0:
+                            total = add(load_first(offset(to, v), n - v), total)
+                        store_first(offset(to, v), total, n - v)

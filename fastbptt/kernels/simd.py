@@ -1,0 +1,429 @@
+"""SIMD vocabulary: pointers and vectors as Numba types, and the LLVM IR behind them.
+
+Two layers.  `Vec` wraps an IR value with operators, so that formulas (activations, the register
+tile) are written down as formulas.  The intrinsics below it are what compiled Python calls: a
+pointer from an array, scalars and vectors in and out of memory, arithmetic on vectors, atomics.
+
+Everything is sized by the vector registers of the CPU that Numba generates code for, which
+`target` asks of LLVM itself.
+"""
+
+import functools
+import os
+import re
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, config, types
+from numba.core.datamodel import models
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, overload, register_model
+
+INT32, INT64 = ir.IntType(32), ir.IntType(64)
+
+
+@functools.cache
+def target():
+    """Vector width in bytes, and whether there is a fused multiply-add, of the CPU compiled for.
+
+    Found by compiling one vector operation and reading the assembly, so that it holds for any
+    architecture and for NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.  A CPU named by NUMBA_CPU_NAME is
+    taken at its word: Numba adds the host's features to it, which are left out here.
+    """
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    if config.CPU_NAME:
+        features = config.CPU_FEATURES or ""
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=1)
+    vec = "<16 x float>"
+    module = llvm.parse_assembly(f"""
+        target triple = "{triple}"
+        declare {vec} @llvm.fma.v16f32({vec}, {vec}, {vec})
+        define void @probe(ptr %p) {{
+            %v = load {vec}, ptr %p
+            %w = call {vec} @llvm.fma.v16f32({vec} %v, {vec} %v, {vec} %v)
+            store {vec} %w, ptr %p
+            ret void
+        }}""")
+    assembly = machine.emit_assembly(module)
+    width = 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
+    return width, not re.search(r"\bfmaf\b", assembly)
+
+
+def lanes(dtype):
+    """Elements of a Numba float type in one vector."""
+    return target()[0] * 8 // dtype.bitwidth
+
+
+class Vec:
+    """A vector of floats or of integers of the same width, as LLVM IR at a builder's position."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+        self.type = value.type
+
+    def _wrap(self, value):
+        return Vec(self.builder, value)
+
+    def constant(self, number, type=None):
+        type = type or self.type
+        if isinstance(type.element, ir.IntType):
+            number = int(number)
+        return self._wrap(ir.Constant(type, [number] * type.count))
+
+    def _operand(self, other):
+        return other if isinstance(other, Vec) else self.constant(other)
+
+    @property
+    def _int_type(self):
+        bits = 64 if isinstance(self.type.element, ir.DoubleType) else 32
+        return ir.VectorType(ir.IntType(bits), self.type.count)
+
+    def __add__(self, other):
+        return self._wrap(self.builder.fadd(self.value, self._operand(other).value))
+
+    def __sub__(self, other):
+        return self._wrap(self.builder.fsub(self.value, self._operand(other).value))
+
+    def __rsub__(self, other):
+        return self._operand(other) - self
+
+    def __mul__(self, other):
+        return self._wrap(self.builder.fmul(self.value, self._operand(other).value))
+
+    def __truediv__(self, other):
+        return self._wrap(self.builder.fdiv(self.value, self._operand(other).value))
+
+    def __and__(self, other):
+        return self._wrap(self.builder.and_(self.value, self._operand(other).value))
+
+    def __or__(self, other):
+        return self._wrap(self.builder.or_(self.value, self._operand(other).value))
+
+    def __lshift__(self, bits):
+        return self._wrap(self.builder.shl(self.value, self.constant(bits).value))
+
+    def plus_int(self, other):
+        return self._wrap(self.builder.add(self.value, self._operand(other).value))
+
+    def __gt__(self, other):
+        return self._wrap(self.builder.fcmp_ordered(">", self.value, self._operand(other).value))
+
+    def where(self, then, otherwise):
+        """`then` where this comparison holds, else `otherwise`."""
+        return self._wrap(self.builder.select(self.value, then.value, otherwise.value))
+
+    def bits(self):
+        return self._wrap(self.builder.bitcast(self.value, self._int_type))
+
+    def as_float(self, like):
+        return self._wrap(self.builder.bitcast(self.value, like.type))
+
+    def fma(self, times, plus):
+        """self * times + plus, rounded once where the CPU has a fused multiply-add."""
+        times, plus = self._operand(times), self._operand(plus)
+        if not target()[1]:
+            return self * times + plus
+        bits = 64 if isinstance(self.type.element, ir.DoubleType) else 32
+        f = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(self.type, [self.type] * 3),
+            f"llvm.fma.v{self.type.count}f{bits}",
+        )
+        return self._wrap(self.builder.call(f, [self.value, times.value, plus.value]))
+
+
+def ir_vector(dtype, count=None):
+    scalar = ir.DoubleType() if dtype.bitwidth == 64 else ir.FloatType()
+    return ir.VectorType(scalar, count or lanes(dtype))
+
+
+def emit_load(builder, pointer, vector_type):
+    """Vector at a scalar pointer of any alignment."""
+    value = builder.load(builder.bitcast(pointer, vector_type.as_pointer()))
+    value.align = 4
+    return Vec(builder, value)
+
+
+def emit_store(builder, vec, pointer):
+    builder.store(vec.value, builder.bitcast(pointer, vec.type.as_pointer()), align=4)
+
+
+def emit_splat(builder, scalar, vector_type):
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, INT32(0))
+    index = ir.Constant(ir.VectorType(INT32, vector_type.count), [0] * vector_type.count)
+    return Vec(builder, builder.shuffle_vector(one, undefined, index))
+
+
+def _first(builder, count, vector_type):
+    """Mask of the first `count` lanes."""
+    n = vector_type.count
+    limit = builder.trunc(count, INT32)
+    limit = emit_splat(builder, limit, ir.VectorType(INT32, n)).value
+    index = ir.Constant(ir.VectorType(INT32, n), list(range(n)))
+    return builder.icmp_signed("<", index, limit)
+
+
+def _masked(builder, operation, vector_type, arguments, result):
+    bits = 64 if isinstance(vector_type.element, ir.DoubleType) else 32
+    name = f"llvm.masked.{operation}.v{vector_type.count}f{bits}.p0"
+    types_ = [a.type for a in arguments]
+    f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, types_), name)
+    return builder.call(f, arguments)
+
+
+class VectorType(types.Type):
+    """Numba type of a vector register full of `dtype`."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir_vector(fe_type.dtype))
+
+
+# Pointers.  `pointer(array)` is where its data start; all else counts in elements.
+
+
+@intrinsic
+def pointer(typingctx, array):
+    """Pointer to an array's first element."""
+
+    def emit(context, builder, signature, args):
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), emit
+
+
+@intrinsic
+def offset(typingctx, p, n):
+    """p + n elements."""
+
+    def emit(context, builder, signature, args):
+        return builder.gep(args[0], [args[1]])
+
+    return p(p, types.intp), emit
+
+
+@intrinsic
+def offset_bytes(typingctx, p, n):
+    """p + n bytes."""
+
+    def emit(context, builder, signature, args):
+        raw = builder.bitcast(args[0], ir.IntType(8).as_pointer())
+        return builder.bitcast(builder.gep(raw, [args[1]]), args[0].type)
+
+    return p(p, types.intp), emit
+
+
+@intrinsic
+def cast(typingctx, p, dtype):
+    """The same address as a pointer to another type."""
+    to = types.CPointer(dtype.dtype)
+
+    def emit(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(to))
+
+    return to(p, dtype), emit
+
+
+@intrinsic
+def align(typingctx, p):
+    """p moved up to the next multiple of 64 bytes, a cache line."""
+
+    def emit(context, builder, signature, args):
+        address = builder.add(builder.ptrtoint(args[0], INT64), INT64(63))
+        forward = builder.sub(builder.and_(address, INT64(-64)), builder.ptrtoint(args[0], INT64))
+        raw = builder.bitcast(args[0], ir.IntType(8).as_pointer())
+        return builder.bitcast(builder.gep(raw, [forward]), args[0].type)
+
+    return p(p), emit
+
+
+@intrinsic
+def get(typingctx, p, n):
+    """p[n], of any alignment."""
+
+    def emit(context, builder, signature, args):
+        return builder.load(builder.gep(args[0], [args[1]]), align=1)
+
+    return p.dtype(p, types.intp), emit
+
+
+@intrinsic
+def put(typingctx, p, n, value):
+    """p[n] = value."""
+
+    def emit(context, builder, signature, args):
+        value = context.cast(builder, args[2], signature.args[2], p.dtype)
+        builder.store(value, builder.gep(args[0], [args[1]]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(p, types.intp, value), emit
+
+
+def LANES(p):
+    """Elements of one vector, a constant where compiled."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(LANES, inline="always")
+def _lanes(p):
+    n = lanes(p.dtype)
+    return lambda p: n
+
+
+def ITEMSIZE(p):
+    """Bytes of an element, a constant where compiled."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(ITEMSIZE, inline="always")
+def _itemsize(p):
+    n = p.dtype.bitwidth // 8
+    return lambda p: n
+
+
+# Vectors.
+
+
+@intrinsic
+def load(typingctx, p):
+    def emit(context, builder, signature, args):
+        return emit_load(builder, args[0], ir_vector(p.dtype)).value
+
+    return VectorType(p.dtype)(p), emit
+
+
+@intrinsic
+def store(typingctx, p, v):
+    def emit(context, builder, signature, args):
+        emit_store(builder, Vec(builder, args[1]), args[0])
+        return context.get_dummy_value()
+
+    return types.void(p, v), emit
+
+
+@intrinsic
+def load_first(typingctx, p, count):
+    """The first min(count, lanes) elements at p, zeros behind them; the rest is not touched."""
+
+    def emit(context, builder, signature, args):
+        p_, count_ = args
+        type_ = ir_vector(p.dtype)
+        result = cgutils.alloca_once(builder, type_)
+        whole = builder.icmp_signed(">=", count_, INT64(type_.count))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(emit_load(builder, p_, type_).value, result)
+            with otherwise:
+                mask = _first(builder, count_, type_)
+                raw = builder.bitcast(p_, ir.IntType(8).as_pointer())
+                zeros = ir.Constant(type_, [0.0] * type_.count)
+                value = _masked(builder, "load", type_, [raw, INT32(1), mask, zeros], type_)
+                builder.store(value, result)
+        return builder.load(result)
+
+    return VectorType(p.dtype)(p, types.intp), emit
+
+
+@intrinsic
+def store_first(typingctx, p, v, count):
+    """Store the first min(count, lanes) elements of v at p."""
+
+    def emit(context, builder, signature, args):
+        p_, v_, count_ = args
+        whole = builder.icmp_signed(">=", count_, INT64(v_.type.count))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                emit_store(builder, Vec(builder, v_), p_)
+            with otherwise:
+                mask = _first(builder, count_, v_.type)
+                raw = builder.bitcast(p_, ir.IntType(8).as_pointer())
+                _masked(builder, "store", v_.type, [v_, raw, INT32(1), mask], ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(p, v, types.intp), emit
+
+
+@intrinsic
+def zeros(typingctx, p):
+    """A vector of zeros, of the type p points to."""
+
+    def emit(context, builder, signature, args):
+        type_ = ir_vector(p.dtype)
+        return ir.Constant(type_, [0.0] * type_.count)
+
+    return VectorType(p.dtype)(p), emit
+
+
+@intrinsic
+def add(typingctx, v, w):
+    def emit(context, builder, signature, args):
+        return (Vec(builder, args[0]) + Vec(builder, args[1])).value
+
+    return v(v, w), emit
+
+
+@intrinsic
+def mul(typingctx, v, w):
+    def emit(context, builder, signature, args):
+        return (Vec(builder, args[0]) * Vec(builder, args[1])).value
+
+    return v(v, w), emit
+
+
+# Atomics, on int64 counters shared by threads.
+
+
+@intrinsic
+def fetch_add(typingctx, p, n):
+    """Add n to the counter at p; return what it held.  Orders all earlier writes before it."""
+
+    def emit(context, builder, signature, args):
+        return builder.atomic_rmw("add", args[0], args[1], "acq_rel")
+
+    return types.int64(p, types.int64), emit
+
+
+@intrinsic
+def read_counter(typingctx, p):
+    """The counter at p; what its writers wrote before raising it is visible afterwards."""
+
+    def emit(context, builder, signature, args):
+        return builder.load_atomic(args[0], "acquire", 8)
+
+    return types.int64(p), emit
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this is a spinning loop."""
+
+    def emit(context, builder, signature, args):
+        machine = llvm.get_process_triple().split("-")[0]
+        kind = ir.FunctionType(ir.VoidType(), [])
+        if machine == "x86_64":
+            builder.call(
+                cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), []
+            )
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def give_way(typingctx):
+    """Let another thread run on this core, if one waits for it."""
+
+    def emit(context, builder, signature, args):
+        if hasattr(os, "sched_yield"):
+            kind = ir.FunctionType(INT32, [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit

@@ -1,0 +1,564 @@
+"""The conformance kit: holds a backend to the reference, on shapes and memory layouts that hurt.
+
+A backend is a module with ``forward`` and ``backward`` as :mod:`fastbptt.reference` defines them.
+It conforms where :func:`check_backend` returns; what it gets wrong is an `AssertionError` that
+names the case.  Held to are the numbers (:func:`assert_accurate`), every element outside the
+outputs, the inputs, padding, NaN, and repeats.
+"""
+
+import itertools
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbptt import reference
+
+DTYPES = ("float32", "float64")
+ACTIVATIONS = tuple(reference.ACTIVATIONS)
+# None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
+LENGTHS = ("none", "random", "full", "zero", "some zero")
+LAYOUTS = (
+    "C",
+    "F",
+    "batch-major",  # the transposed view of a (B, T, …) array
+    "gaps",  # between the elements of every axis
+    "columns",  # part of a wider array's last axis
+    "reversed",  # negative strides
+    "broadcast",  # zero stride along the batch axis, or along the first of a weight
+    "constant",  # zero strides throughout
+    "read-only",
+    "misaligned",  # one byte off
+)
+INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")
+
+# One below and one above the edges of vectors, panels and tiles.
+_COLUMNS = sorted({1, 2} | {e + d for e in (4, 8, 16, 32, 48, 64) for d in (-1, 0, 1)})
+_ROWS = sorted({1, 2, 31, 33, 65} | {e + d for e in (4, 6, 8, 12, 14) for d in (-1, 0, 1)})
+_STEPS = (1, 2, 3, 4, 5, 7, 13)
+_SPECIAL = (
+    (0, 3, 2, 5),
+    (3, 0, 2, 5),
+    (0, 0, 1, 1),
+    (1, 1, 1, 1),
+    (3, 3, 1, 1),
+    (150, 1, 8, 33),  # one sequence
+    (80, 17, 3, 33),  # several blocks of time
+    (3, 520, 3, 17),  # many blocks of batch
+    (12, 130, 17, 65),  # work enough for several threads
+    (2, 5, 300, 513),  # long sums
+)
+
+
+def awkward_shapes(passes=2):
+    """Shapes that lie on and beside the edges of vectors, panels and tiles.
+
+    Parameters
+    ----------
+    passes : int, default 2
+        How often every awkward value of a dimension occurs, each time beside others.
+
+    Returns
+    -------
+    list of (T, B, I, H)
+    """
+    rng = random.Random(0)
+    shapes = list(_SPECIAL)
+    for _ in range(passes):
+        I, H = (rng.sample(_COLUMNS, len(_COLUMNS)) for _ in range(2))
+        T, B = (rng.sample(s, len(s)) for s in (_STEPS, _ROWS))
+        shapes += zip(itertools.cycle(T), itertools.cycle(B), I, H, strict=False)
+    return shapes
+
+
+class Case(NamedTuple):
+    """One call of ``forward`` and one of ``backward``.
+
+    Attributes
+    ----------
+    shape : (T, B, I, H)
+    dtype : str
+    activation : str
+    lengths : str
+        One of `LENGTHS`.
+    last_only : bool
+        Whether ``dh`` is (B, H) rather than (T, B, H).
+    need_dx : bool
+    layouts : tuple of str
+        For each of `INPUTS`, one of `LAYOUTS`.
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: Any
+    activation: str = "tanh"
+    lengths: str = "none"
+    last_only: bool = False
+    need_dx: bool = True
+    layouts: tuple[str, ...] = ("C",) * len(INPUTS)
+
+    def __str__(self):
+        T, B, I, H = self.shape
+        dh = "(B, H)" if self.last_only else "(T, B, H)"
+        layouts = ", ".join(f"{n} {s}" for n, s in zip(INPUTS, self.layouts, strict=True))
+        return (
+            f"T={T} B={B} I={I} H={H} {np.dtype(self.dtype)} {self.activation}, "
+            f"lengths {self.lengths}, dh {dh}, dx {'yes' if self.need_dx else 'no'}, "
+            f"layouts: {layouts}"
+        )
+
+    def plain(self, dtype):
+        """The same case in `dtype` on C-contiguous inputs."""
+        return self._replace(dtype=dtype, layouts=("C",) * len(INPUTS))
+
+    def writable(self):
+        """The same case with no two elements of x or dh in one place."""
+        layouts = (
+            "C" if name in ("x", "dh") and layout in ("broadcast", "constant") else layout
+            for name, layout in zip(INPUTS, self.layouts, strict=True)
+        )
+        return self._replace(layouts=tuple(layouts))
+
+
+def plan(dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
+    """One case for every shape, dtype and activation, its other options drawn at random.
+
+    What is drawn depends on the shape, dtype and activation alone.
+
+    Parameters
+    ----------
+    dtypes, activations, shapes
+        As for :func:`check_backend`.
+
+    Yields
+    ------
+    Case
+    """
+    shapes = awkward_shapes() if shapes is None else shapes
+    for shape in shapes:
+        for dtype, activation in itertools.product(dtypes, activations):
+            rng = random.Random(f"{shape} {np.dtype(dtype)} {activation}")
+            yield Case(
+                shape,
+                dtype,
+                activation,
+                lengths=rng.choice(LENGTHS),
+                last_only=rng.random() < 0.5,
+                need_dx=rng.random() < 0.75,
+                layouts=tuple(rng.choices(LAYOUTS, k=len(INPUTS))),
+            )
+
+
+def check_backend(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
+    """Hold a backend to the reference.
+
+    Parameters
+    ----------
+    module : module
+        Exports ``forward(params, x, h, lengths, activation)`` and ``backward(params, x, h, dh,
+        dparams, dx, dh0, lengths, activation)``.
+    dtypes : iterable of {"float32", "float64"}
+    activations : iterable of {"tanh", "relu", "identity"}
+    shapes : iterable of (T, B, I, H), default :func:`awkward_shapes`
+
+    Raises
+    ------
+    AssertionError
+        Names the case (shape, dtype, activation, lengths, layouts), the result, and what is wrong
+        with it.
+
+    Examples
+    --------
+    >>> from fastbptt import reference, testing
+    >>> testing.check_backend(reference, dtypes=["float32"], shapes=[(4, 3, 2, 5)])
+    """
+    for case in plan(dtypes, activations, shapes):
+        check_case(module, case)
+
+
+def check_case(module, case):
+    """Hold a backend to the reference in one case: all that :func:`check_backend` checks.
+
+    Parameters
+    ----------
+    module : module
+        A backend.
+    case : Case
+    """
+    if case.lengths not in ("none", "full"):
+        case = case.writable()  # NaN goes into the padding of x and dh
+    try:
+        data = _draw(case, seed=0)
+        with np.errstate(invalid="ignore"):  # NaN is meant
+            _check_accuracy(module, case)
+            _check_repeat(module, case, data)
+            _check_padding(module, case, data)
+            _check_isolation(module, case.writable(), data)
+    except AssertionError as error:
+        raise AssertionError(f"{case}: {error}") from error
+    except Exception as error:
+        error.add_note(str(case))
+        raise
+
+
+def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
+    """Check that a sequence's states do not depend, to the bit, on what else is in the batch.
+
+    The reference does not promise it: a BLAS may sum in another order for another batch size.
+
+    Parameters
+    ----------
+    module, dtypes, activations, shapes
+        As for :func:`check_backend`.
+    """
+    for case in plan(dtypes, activations, shapes):
+        case = case.plain(case.dtype)
+        data = _draw(case, seed=0)
+        B = case.shape[1]
+        whole = _run(module, case, data)["h"]
+        for part in (slice(0, 1), slice(B // 2, None), slice(B - 1, None), slice(None, None, -3)):
+            lengths = None if data.lengths is None else data.lengths[part].copy()
+            h = np.ascontiguousarray(data.h[:, part])
+            module.forward(data[:3], data.x[:, part], h, lengths, case.activation)
+            _assert_same_bits(h, whole[:, part], f"{case}: h of sequences {part} on their own")
+
+
+def assert_accurate(got, plain, exact, label="result"):
+    """Check that an error is at most twice that of a plain implementation in the same precision.
+
+    The error of an array is its largest deviation from `exact`.  The plain one's is taken to be at
+    least half an ulp of the largest exact magnitude: so far rounding the result alone may go.  An
+    array of few elements can be lucky: give several draws of it, and each error is the largest
+    over all of them.
+
+    Parameters
+    ----------
+    got : list of ndarray
+        A backend's result in each draw.
+    plain : list of list of ndarray
+        The reference's, in the same precision and from the same inputs, once for every way of
+        running it; the way with the largest error counts.
+    exact : list of ndarray
+        The reference's in higher precision.
+    label : str
+        Names the result in the message.
+
+    Raises
+    ------
+    AssertionError
+    """
+    dtype = plain[0][0].dtype
+    for g, e in zip(got, exact, strict=True):
+        assert g.shape == e.shape, f"{label}: shape {g.shape}, expected {e.shape}"
+        assert g.dtype == dtype, f"{label}: dtype {g.dtype}, expected {dtype}"
+        assert np.finfo(e.dtype).eps < np.finfo(dtype).eps, f"{e.dtype} is no wider than {dtype}"
+    largest = np.max([np.max(np.abs(e), initial=0) for e in exact])
+    own = max(np.finfo(dtype).eps / 2 * largest, *(_error(p, exact) for p in plain))
+    error = _error(got, exact)
+    assert error <= 2 * own, (  # false for NaN
+        f"{label}: error {error:.3g}, bound {2 * own:.3g}, twice that of the reference "
+        f"(the largest exact value is {largest:.3g})"
+    )
+
+
+def _error(arrays, exact):
+    return np.max([np.max(np.abs(a - e), initial=0) for a, e in zip(arrays, exact, strict=True)])
+
+
+def _assert_same_bits(got, expected, label):
+    """Bits, except that any NaN is as good as another."""
+    same = (got == expected) & (np.signbit(got) == np.signbit(expected))
+    same |= np.isnan(got) & np.isnan(expected)
+    if not same.all():
+        index = tuple(map(int, np.argwhere(~same)[0]))
+        raise AssertionError(f"{label}: [{index}] is {got[index]!r}, expected {expected[index]!r}")
+
+
+# The checks of one case
+
+
+class _InOrder(np.ndarray):
+    """Its matrix products are summed term by term, in order."""
+
+    def __matmul__(self, other):
+        a, b = np.asarray(self), np.asarray(other)
+        total = np.zeros((a.shape[0], b.shape[1]), a.dtype)
+        for k in range(a.shape[1]):
+            total += a[:, k, None] * b[k]
+        return total.view(_InOrder)
+
+
+class _ReferenceInOrder:
+    """The reference as its formulas read.
+
+    How a BLAS orders a sum depends on its make, on sizes and on strides, and with it the error: as
+    many partial sums as a vector has lanes give a fraction of that of a sum in order.
+    """
+
+    @staticmethod
+    def forward(params, x, h, lengths, activation):
+        params, x, h = [a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder)
+        reference.forward(params, x, h, lengths, activation)
+
+    @staticmethod
+    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+        params, x, h = [a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder)
+        reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+
+
+def _check_accuracy(module, case):
+    H = case.shape[3]
+    same, wide = case.plain(case.dtype), case.plain(_wider(case.dtype))
+    # The smallest result has H elements; 128 of them make the largest error a steady figure.
+    drawn = [_draw(case, seed) for seed in range(-(-128 // H))]
+    got = [_run(module, case, data) for data in drawn]
+    plain = [[_run(m, same, data) for data in drawn] for m in (reference, _ReferenceInOrder)]
+    exact = [_run(reference, wide, data) for data in drawn]
+    for name in exact[0]:
+        of_name = [[run[name] for run in runs] for runs in (got, exact, *plain)]
+        assert_accurate(of_name[0], of_name[2:], of_name[1], name)
+
+
+def _wider(dtype):
+    return np.longdouble if np.dtype(dtype) == np.float64 else np.float64
+
+
+def _check_repeat(module, case, data):
+    first, second = _run(module, case, data), _run(module, case, data)
+    for name in first:
+        _assert_same_bits(second[name], first[name], f"{name} on repeating the call")
+
+
+def _check_padding(module, case, data):
+    """What lies past a sequence's length changes no bit, and neither does more of it."""
+    if data.lengths is None:
+        return
+    T, B, I, H = case.shape
+    got = _run(module, case, data)
+    past = np.arange(T)[:, None] >= data.lengths
+    last = got["h"][data.lengths, np.arange(B)]
+    held = np.broadcast_to(last, (T, B, H))[past]
+    _assert_same_bits(got["h"][1:][past], held, "h past a sequence's length")
+    if case.need_dx:
+        assert not got["dx"][past].any(), "dx past a sequence's length: expected 0"
+
+    clean = _run(module, case, _pad(data, 0))
+    for name in got:
+        _assert_same_bits(got[name], clean[name], f"{name} with NaN, not 0, in the padding")
+
+    more = 3
+    longer = _run(module, case._replace(shape=(T + more, B, I, H)), _lengthen(data, more))
+    for name in got:
+        tail = len(got[name]) if name in ("h", "dx") else None
+        _assert_same_bits(longer[name][:tail], got[name], f"{name} with {more} more padded steps")
+
+
+def _check_isolation(module, case, data):
+    """A NaN goes where the reference lets it go, and changes no bit of anything else."""
+    T, B = case.shape[:2]
+    live = np.arange(T)[:, None] < (np.full(B, T) if data.lengths is None else data.lengths)
+    if not live.any():
+        return
+    t, b = np.argwhere(live)[live.sum() // 2]
+    clean = _run(module, case, data)
+    for source in ("x", "dh"):
+        index = (b, -1) if source == "dh" and case.last_only else (t, b, -1)
+        poisoned = getattr(data, source).copy()
+        poisoned[index] = np.nan
+        poisoned = data._replace(**{source: poisoned})
+        got = _run(module, case, poisoned)
+        expected = _run(reference, case.plain(case.dtype), poisoned)
+        for name in got:
+            label = f"{name} with NaN in {source}[{', '.join(map(str, index))}]"
+            nan = np.isnan(expected[name])
+            assert (np.isnan(got[name]) == nan).all(), f"{label}: NaN in other places"
+            _assert_same_bits(got[name][~nan], clean[name][~nan], f"{label}, where it is no NaN")
+
+
+# Inputs
+
+
+class _Data(NamedTuple):
+    W_x: np.ndarray
+    W_h: np.ndarray
+    b: np.ndarray
+    x: np.ndarray
+    h: np.ndarray
+    dh: np.ndarray
+    lengths: np.ndarray | None
+
+
+def _draw(case, seed):
+    """Draw the inputs of a case; x and dh are NaN past a sequence's length."""
+    T, B, I, H = case.shape
+    rng = np.random.default_rng([seed, T, B, I, H])
+
+    def laid(name, a):
+        return _average(a, case.layouts[INPUTS.index(name)]).astype(case.dtype)
+
+    lengths = _draw_lengths(case, rng)
+    W_x = laid("W_x", rng.standard_normal((I, H)) / np.sqrt(I))
+    # Elements of about 1/sqrt(H); at a spectral norm of 0.9 no activation lets errors grow.
+    W_h = laid("W_h", 0.9 * np.linalg.qr(rng.standard_normal((H, H)))[0])
+    b = laid("b", 0.1 * rng.standard_normal(H))
+    x = laid("x", rng.standard_normal((T, B, I)))
+    dh = laid("dh", rng.standard_normal((B, H) if case.last_only else (T, B, H)))
+    h = np.empty((T + 1, B, H), case.dtype)
+    h[0] = 0.5 * rng.standard_normal((B, H))
+    reference.forward((W_x, W_h, b), x, h, lengths, case.activation)
+    return _pad(_Data(W_x, W_h, b, x, laid("h", h), dh, lengths), np.nan)
+
+
+def _draw_lengths(case, rng):
+    T, B = case.shape[:2]
+    if case.lengths == "none":
+        return None
+    if case.lengths in ("full", "zero"):
+        return np.full(B, T if case.lengths == "full" else 0)
+    lengths = rng.integers(0, T + 1, B)
+    if case.lengths == "some zero":
+        lengths[::2] = 0
+    return lengths
+
+
+def _pad(data, value):
+    """Put a value into x and dh past each sequence's length."""
+    if data.lengths is None:
+        return data
+    past = (np.arange(len(data.x))[:, None] >= data.lengths)[:, :, None]
+    x = np.where(past, value, data.x).astype(data.x.dtype)
+    dh = data.dh if data.dh.ndim == 2 else np.where(past, value, data.dh).astype(data.dh.dtype)
+    return data._replace(x=x, dh=dh)
+
+
+def _lengthen(data, more):
+    """Append steps past every sequence's length, where the states stay as they are."""
+
+    def longer(a):
+        return np.concatenate([a, np.full((more, *a.shape[1:]), np.nan, a.dtype)])
+
+    h = np.concatenate([data.h, data.h[-1:].repeat(more, axis=0)])
+    dh = data.dh if data.dh.ndim == 2 else longer(data.dh)
+    return data._replace(x=longer(data.x), h=h, dh=dh)
+
+
+# Memory
+
+_GUARD = 256  # bytes before and after an array; a multiple of every vector's size
+
+
+class _Canvas(NamedTuple):
+    """An array within a buffer of 0xff: NaN for floats, at whatever byte one begins to read."""
+
+    array: np.ndarray
+    buffer: np.ndarray
+    start: int
+
+    def guards_intact(self):
+        end = self.start + self.array.nbytes
+        return (self.buffer[: self.start] == 0xFF).all() and (self.buffer[end:] == 0xFF).all()
+
+
+def _canvas(shape, dtype, offset=0):
+    shape = tuple(shape)
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = np.full(nbytes + 2 * _GUARD + 64, 0xFF, np.uint8)
+    start = -buffer.ctypes.data % 64 + _GUARD + offset
+    array: np.ndarray = np.ndarray(shape, dtype, buffer.data, start)
+    return _Canvas(array, buffer, start)
+
+
+def _repeated_axes(layout, ndim):
+    """Axes of stride zero."""
+    return {"broadcast": (1 if ndim == 3 else 0,), "constant": tuple(range(ndim))}.get(layout, ())
+
+
+def _average(a, layout):
+    """Make `a` constant along the axes of stride zero; the mean keeps W_h's norm below 1."""
+    axes = _repeated_axes(layout, a.ndim)
+    return np.broadcast_to(a.mean(axes, keepdims=True), a.shape) if axes and a.size else a
+
+
+def _place(a, layout):
+    """Lay an array out in memory, amid NaN; return the view and the buffer that it lies in."""
+    shape, ndim = a.shape, a.ndim
+    if layout == "F":
+        canvas = _canvas(shape[::-1], a.dtype)
+        view = canvas.array.T
+    elif layout == "batch-major" and ndim > 1:
+        canvas = _canvas((shape[1], shape[0], *shape[2:]), a.dtype)
+        view = canvas.array.swapaxes(0, 1)
+    elif layout == "gaps":
+        canvas = _canvas((2 * n + 1 for n in shape), a.dtype)
+        view = canvas.array[(slice(1, None, 2),) * ndim]
+    elif layout == "columns":
+        canvas = _canvas((*shape[:-1], shape[-1] + 5), a.dtype)
+        view = canvas.array[..., 2:-3]
+    elif layout in ("broadcast", "constant"):
+        axes = _repeated_axes(layout, ndim)
+        a = a[tuple(slice(1 if i in axes else None) for i in range(ndim))]
+        canvas = _canvas(a.shape, a.dtype)
+        view = canvas.array
+    else:
+        canvas = _canvas(shape, a.dtype, offset=1 if layout == "misaligned" else 0)
+        view = canvas.array[(slice(None, None, -1 if layout == "reversed" else 1),) * ndim]
+    view[...] = a
+    if view.shape != shape:
+        view = np.broadcast_to(view, shape)
+    elif layout == "read-only":
+        view.flags.writeable = False
+    return view, canvas.buffer
+
+
+# Calls
+
+
+def _run(module, case, data):
+    """Call a backend on inputs laid out as the case says; return its results by name.
+
+    Outputs begin as NaN between guards.  Inputs and guards must stay as they are, and so must the
+    processor's way with subnormal numbers.
+    """
+    T, B, I, H = case.shape
+    placed, buffers = {}, {}
+    for name, layout in zip(INPUTS, case.layouts, strict=True):
+        a = getattr(data, name).astype(case.dtype)
+        placed[name], buffers[name] = _place(a, layout)
+    lengths = data.lengths
+    if lengths is not None:
+        lengths, buffers["lengths"] = _place(lengths, "C")
+    before = {name: buffer.tobytes() for name, buffer in buffers.items()}
+
+    shapes = {
+        "h": (T + 1, B, H),
+        "dW_x": (I, H),
+        "dW_h": (H, H),
+        "db": (H,),
+        "dx": (T, B, I),
+        "dh0": (B, H),
+    }
+    if not case.need_dx:
+        del shapes["dx"]
+    outputs = {name: _canvas(shape, case.dtype) for name, shape in shapes.items()}
+    results = {name: canvas.array for name, canvas in outputs.items()}
+    results["h"][0] = data.h[0]
+
+    params = placed["W_x"], placed["W_h"], placed["b"]
+    module.forward(params, placed["x"], results["h"], lengths, case.activation)
+    module.backward(
+        params,
+        placed["x"],
+        placed["h"],
+        placed["dh"],
+        (results["dW_x"], results["dW_h"], results["db"]),
+        results.get("dx"),
+        results["dh0"],
+        lengths,
+        case.activation,
+    )
+    for name, buffer in buffers.items():
+        assert buffer.tobytes() == before[name], f"{name}, an input, was written to"
+    for name, canvas in outputs.items():
+        assert canvas.guards_intact(), f"{name}: memory outside of it was written to"
+    _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
+    assert np.float32(2e-38) * np.float32(0.25) > 0, "subnormal numbers are flushed to zero now"
+    return results

@@ -1,0 +1,368 @@
+"""The kernels do what the reference does, and the conformance kit sees it where they do not."""
+
+import inspect
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import as_strided
+
+import fastbptt
+from fastbptt import kernels, reference, testing
+from fastbptt.testing import Case, check_backend, check_batch_invariance, check_case
+
+SOME_SHAPES = testing.awkward_shapes(passes=1)[::2]
+
+
+def each(test):
+    for name, values in (("activation", testing.ACTIVATIONS), ("dtype", testing.DTYPES)):
+        test = pytest.mark.parametrize(name, values)(test)
+    return test
+
+
+@each
+def test_kernels_conform(dtype, activation):
+    check_backend(kernels, dtypes=[dtype], activations=[activation])
+
+
+@each
+def test_a_sequence_does_not_depend_on_its_batch(dtype, activation):
+    check_batch_invariance(kernels, dtypes=[dtype], activations=[activation])
+
+
+@each
+def test_the_reference_conforms(dtype, activation):
+    check_backend(reference, dtypes=[dtype], activations=[activation], shapes=SOME_SHAPES)
+
+
+class FrontDoor:
+    """The public functions as a backend."""
+
+    @staticmethod
+    def forward(params, x, h, lengths, activation):
+        h[...] = fastbptt.forward(params, x, h[0], lengths=lengths, activation=activation)
+
+    @staticmethod
+    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+        options = {"lengths": lengths, "activation": activation, "need_dx": dx is not None}
+        got = fastbptt.backward(params, x, h, dh, **options)
+        for out, a in zip((*dparams, dh0), (*got.params, got.h0), strict=True):
+            out[...] = a
+        if dx is not None:
+            dx[...] = got.x
+
+
+@given(
+    shape=st.tuples(st.integers(0, 9), st.integers(0, 40), st.integers(1, 70), st.integers(1, 140)),
+    dtype=st.sampled_from(testing.DTYPES),
+    activation=st.sampled_from(testing.ACTIVATIONS),
+    lengths=st.sampled_from(testing.LENGTHS),
+    last_only=st.booleans(),
+    need_dx=st.booleans(),
+    layouts=st.tuples(*[st.sampled_from(testing.LAYOUTS)] * len(testing.INPUTS)),
+)
+@settings(max_examples=100)
+def test_drawn_cases_through_the_front_door(**options):
+    check_case(FrontDoor, Case(**options))
+
+
+# A kit that cannot fail is a defect.  Here are faults, and what it says of each.
+
+FAULTS = []
+
+
+def fault(finding):
+    """Register a function as a faulty `forward` or `backward`, told apart by its arguments."""
+
+    def register(function):
+        name = "forward" if len(inspect.signature(function).parameters) == 5 else "backward"
+        FAULTS.append(pytest.param({name: function}, finding, id=function.__name__))
+        return function
+
+    return register
+
+
+def backend(**functions):
+    whole = {"forward": reference.forward, "backward": reference.backward}
+    return SimpleNamespace(**{**whole, **functions})
+
+
+def beside(a, direction):
+    """The element of memory after an array's last one (1), or before its first (-1), as (1,)."""
+    edge = a[(slice(-1, None) if direction > 0 else slice(0, 1),) * a.ndim]
+    return as_strided(edge, (2,), (direction * a.itemsize,))[1:]
+
+
+@fault("h: error")
+def error_of_1e_5_in_h(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    h[1:] *= 1 + 1e-5
+
+
+@fault("db: error")
+def error_of_1e_5_in_db(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    dparams[2][...] *= 1 + 1e-5
+
+
+@fault("h: error")
+def half_precision_inside(params, x, h, lengths, activation):
+    reference.forward(params, x.astype(np.float16).astype(x.dtype), h, lengths, activation)
+
+
+@fault("h: error")
+def no_bias(params, x, h, lengths, activation):
+    reference.forward((*params[:2], np.zeros_like(params[2])), x, h, lengths, activation)
+
+
+@fault("error")
+def W_h_not_transposed(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    W_x, W_h, b = params
+    reference.backward((W_x, W_h.T, b), x, h, dh, dparams, dx, dh0, lengths, activation)
+
+
+@fault("dW_h: error")
+def dW_h_transposed(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    dparams[1][...] = dparams[1].T.copy()
+
+
+@fault("h: error nan")
+def last_column_not_written(params, x, h, lengths, activation):
+    before = h[1:, :, -1].copy()
+    reference.forward(params, x, h, lengths, activation)
+    h[1:, :, -1] = before
+
+
+@fault("h: error nan")
+def only_one_block_of_the_batch(params, x, h, lengths, activation):
+    few = None if lengths is None else lengths[:64]
+    reference.forward(params, x[:, :64], h[:, :64], few, activation)
+
+
+@fault("error nan")
+def adds_to_what_an_output_held(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    before = dparams[2].copy()
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    dparams[2][...] += before
+
+
+@fault("dx: error nan")
+def dx_not_cleared_past_a_length(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if dx is not None and lengths is not None:
+        dx[np.arange(len(x))[:, None] >= lengths] = np.nan
+
+
+@fault("error")
+def strides_not_heeded(params, x, h, lengths, activation):
+    if x.size:
+        x = as_strided(x, x.shape, np.empty(x.shape, x.dtype).strides)
+    reference.forward(params, x, h, lengths, activation)
+
+
+@fault("h: error nan")
+def reads_past_the_end(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    if x.size:
+        h[1:] += 0 * beside(x, 1)
+
+
+@fault("dh0: error nan")
+def reads_before_the_start(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if dh.size:
+        dh0 += 0 * beside(dh, -1)
+
+
+@fault("h: memory outside of it was written to")
+def writes_past_the_end(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    if h.size:
+        beside(h, 1)[...] = 0
+
+
+@fault("dW_x: memory outside of it was written to")
+def writes_before_the_start(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    beside(dparams[0], -1)[...] = 0
+
+
+@fault("x, an input, was written to")
+def writes_to_an_input(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    if x.size and x.flags.writeable:
+        x[0, 0, 0] = np.nextafter(x[0, 0, 0], 9)
+
+
+@fault("dh, an input, was written to")
+def writes_into_the_gaps_of_an_input(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if dh.size and dh.flags.writeable:
+        beside(dh, 1)[...] = 0
+
+
+@fault("h[0], the initial state: ")
+def writes_to_the_initial_state(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    h[0] = 0
+
+
+@fault("error nan")
+def forward_without_lengths(params, x, h, lengths, activation):
+    reference.forward(params, x, h, None, activation)
+
+
+@fault("nan")
+def backward_without_lengths(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, None, activation)
+
+
+@fault("h past a sequence's length: ")
+def state_not_held_to_the_bit(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    if lengths is not None:
+        past = np.arange(len(x))[:, None] >= lengths
+        h[1:][past] = np.nextafter(h[1:][past], 9)
+
+
+@fault("with NaN, not 0, in the padding")
+def padding_changes_a_bit(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if lengths is not None and not lengths.all() and np.isnan(x).any():
+        dparams[2][...] = np.nextafter(dparams[2], 9)
+
+
+@fault("with 3 more padded steps")
+def more_padding_changes_a_bit(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if lengths is not None and len(x) == lengths.max(initial=0) + 3:
+        dparams[2][...] *= 1 + 2e-7
+
+
+@fault("h with NaN in x[")
+def a_nan_spreads_to_other_rows(params, x, h, lengths, activation):
+    reference.forward(params, x, h, lengths, activation)
+    if lengths is None:
+        h[1:] += 0 * x.sum()
+
+
+@fault("h with NaN in x[")
+def a_nan_is_swallowed(params, x, h, lengths, activation):
+    reference.forward(params, np.nan_to_num(x), h, lengths, activation)
+
+
+@fault("dx with NaN in dh[")
+def a_nan_spreads_in_dx(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if dx is not None and lengths is None:
+        dx += 0 * dh.sum()
+
+
+@fault("dW_x with NaN in x[")
+def a_nan_spreads_in_dW_x(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    if lengths is None:
+        dparams[0][...] += 0 * x.sum()
+
+
+calls = 0
+
+
+@fault("h on repeating the call")
+def another_bit_every_time(params, x, h, lengths, activation):
+    global calls
+    calls += 1
+    reference.forward(params, x, h, lengths, activation)
+    if calls % 2:
+        h[1:] = np.nextafter(h[1:], 9)
+
+
+@pytest.mark.parametrize(("functions", "finding"), FAULTS)
+def test_the_kit_finds(functions, finding):
+    with pytest.raises(AssertionError) as caught:
+        check_backend(backend(**functions), dtypes=["float32"])
+    message = str(caught.value)
+    assert finding in message
+    assert message.startswith("T=")  # the case
+
+
+def test_the_kit_finds_single_precision_in_double():
+    def forward(params, x, h, lengths, activation):
+        rounded = [a.astype(np.float32).astype(np.float64) for a in params]
+        reference.forward(rounded, x, h, lengths, activation)
+
+    with pytest.raises(AssertionError, match=r"float64 tanh.* h: error"):
+        check_backend(backend(forward=forward), dtypes=["float64"])
+
+
+def test_the_kit_names_the_case_of_an_exception():
+    def forward(params, x, h, lengths, activation):
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as caught:
+        check_backend(backend(forward=forward))
+    assert caught.value.__notes__[0].startswith("T=0 B=3 I=2 H=5 float32 tanh, lengths ")
+
+
+def test_the_kit_finds_batch_mates_that_matter():
+    def forward(params, x, h, lengths, activation):
+        reference.forward(params, x, h, lengths, activation)
+        if x.shape[1] > 1:
+            h[1:] = np.nextafter(h[1:], 9)
+
+    with pytest.raises(AssertionError, match=r"h of sequences .* on their own"):
+        check_batch_invariance(backend(forward=forward), dtypes=["float32"])
+
+
+# The comparison
+
+
+def spread(error):
+    """One draw of a result whose exact values are 0 … 1, `error` off at one place."""
+    exact = np.linspace(0, 1, 9)
+    off = exact.astype(np.float32)
+    off[3] += error
+    return [off], [exact]
+
+
+def test_accurate_is_twice_the_plain_error():
+    plain, exact = spread(1e-3)
+    testing.assert_accurate(spread(1.9e-3)[0], [plain], exact)
+    with pytest.raises(AssertionError, match=r"result: error 0\.0021, bound 0\.002,"):
+        testing.assert_accurate(spread(2.1e-3)[0], [plain], exact)
+
+
+def test_accurate_is_an_ulp_where_the_plain_error_is_zero():
+    plain, exact = spread(0)
+    ulp = 2.0**-23  # of the largest value, 1
+    testing.assert_accurate(spread(0.75 * ulp)[0], [plain], exact)
+    with pytest.raises(AssertionError):
+        testing.assert_accurate(spread(1.25 * ulp)[0], [plain], exact)
+
+
+def test_accurate_takes_zeros_exactly():
+    zeros = [np.zeros(3, np.float32)], [[np.zeros(3, np.float32)]], [np.zeros(3)]
+    testing.assert_accurate(*zeros)
+    with pytest.raises(AssertionError, match="bound 0"):
+        testing.assert_accurate([np.full(3, 1e-45, np.float32)], *zeros[1:])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_accurate_takes_no_nan_or_infinity(value):
+    plain, exact = spread(0)
+    for draws in (spread(value)[0] + plain, plain + spread(value)[0]):
+        with pytest.raises(AssertionError):
+            testing.assert_accurate(draws, [plain * 2], exact * 2)
+
+
+def test_accurate_looks_at_shape_and_dtype():
+    plain, exact = spread(0)
+    with pytest.raises(AssertionError, match="shape"):
+        testing.assert_accurate([plain[0][None]], [plain], exact)
+    with pytest.raises(AssertionError, match="dtype float64"):
+        testing.assert_accurate(exact, [plain], exact)
+    with pytest.raises(AssertionError, match="no wider"):
+        testing.assert_accurate(plain, [plain], plain)
