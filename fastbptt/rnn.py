@@ -261,8 +261,8 @@ def _float_dtype(name, dtype):
     try:
         found = np.dtype(dtype)
     except TypeError:
-        found = None
-    if found not in (_FLOAT32, _FLOAT64):
+        found = np.dtype(object)
+    if dtype is None or (found != _FLOAT32 and found != _FLOAT64):
         raise TypeError(f"{name} is {dtype!r}, expected 'float32' or 'float64'")
     return found
 
@@ -291,7 +291,7 @@ def _check_layer(params, x, activation):
     _check_array("W_x", W_x, dtype, (I, H), "(I, H), I as in x (T, B, I)")
     _check_array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)")
     _check_array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         names = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"activation is {activation!r}, expected one of {names}")
     return T, B, I, H, dtype
@@ -313,7 +313,10 @@ def _check_array(name, a, dtype, shape, meaning):
 
 
 def _check_lengths(lengths, T, B):
-    found = np.asarray(lengths)
+    try:
+        found = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(f"lengths is ragged, expected the shape {(B,)}: (B,)") from None
     if found.shape != (B,):
         raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: (B,)")
     if found.dtype.kind not in "iu" and found.size:

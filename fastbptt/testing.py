@@ -2,12 +2,14 @@
 
 A backend is a module with ``forward`` and ``backward`` as :mod:`fastbptt.reference` defines them.
 It conforms where :func:`check_backend` returns; what it gets wrong is an `AssertionError` that
-names the case.  Held to are the numbers (:func:`assert_accurate`), every element outside the
-outputs, the inputs, padding, NaN, and repeats.
+names the case.  Checked are the numbers (:func:`assert_accurate`), that no memory but the outputs
+is read into them or written, how far padding and NaN reach, and that a repeat gives the same bits.
 """
 
 import itertools
+import math
 import random
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,19 +20,24 @@ DTYPES = ("float32", "float64")
 ACTIVATIONS = tuple(reference.ACTIVATIONS)
 # None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
 LENGTHS = ("none", "random", "full", "zero", "some zero")
-LAYOUTS = (
+INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")
+_PROPER = (
     "C",
     "F",
     "batch-major",  # the transposed view of a (B, T, …) array
     "gaps",  # between the elements of every axis
     "columns",  # part of a wider array's last axis
     "reversed",  # negative strides
-    "broadcast",  # zero stride along the batch axis, or along the first of a weight
-    "constant",  # zero strides throughout
     "read-only",
     "misaligned",  # one byte off
 )
-INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")
+_REPEATED = (
+    "broadcast",  # zero stride along the batch
+    "constant",  # zero strides throughout
+)
+# For each input.  Columns of W_x and W_h that are all alike would give errors that are all alike,
+# whose maximum is no steady figure.
+LAYOUTS = {name: _PROPER + _REPEATED * (name not in ("W_x", "W_h")) for name in INPUTS}
 
 # One below and one above the edges of vectors, panels and tiles.
 _COLUMNS = sorted({1, 2} | {e + d for e in (4, 8, 16, 32, 48, 64) for d in (-1, 0, 1)})
@@ -85,7 +92,7 @@ class Case(NamedTuple):
         Whether ``dh`` is (B, H) rather than (T, B, H).
     need_dx : bool
     layouts : tuple of str
-        For each of `INPUTS`, one of `LAYOUTS`.
+        For each of `INPUTS`, one of its `LAYOUTS`.
     """
 
     shape: tuple[int, int, int, int]
@@ -113,7 +120,7 @@ class Case(NamedTuple):
     def writable(self):
         """The same case with no two elements of x or dh in one place."""
         layouts = (
-            "C" if name in ("x", "dh") and layout in ("broadcast", "constant") else layout
+            "C" if name in ("x", "dh") and layout in _REPEATED else layout
             for name, layout in zip(INPUTS, self.layouts, strict=True)
         )
         return self._replace(layouts=tuple(layouts))
@@ -144,7 +151,7 @@ def plan(dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
                 lengths=rng.choice(LENGTHS),
                 last_only=rng.random() < 0.5,
                 need_dx=rng.random() < 0.75,
-                layouts=tuple(rng.choices(LAYOUTS, k=len(INPUTS))),
+                layouts=tuple(rng.choice(LAYOUTS[name]) for name in INPUTS),
             )
 
 
@@ -225,10 +232,10 @@ def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, sh
 def assert_accurate(got, plain, exact, label="result"):
     """Check that an error is at most twice that of a plain implementation in the same precision.
 
-    The error of an array is its largest deviation from `exact`.  The plain one's is taken to be at
-    least half an ulp of the largest exact magnitude: so far rounding the result alone may go.  An
-    array of few elements can be lucky: give several draws of it, and each error is the largest
-    over all of them.
+    The error of a result is its root mean square deviation from `exact` over all its elements in
+    all draws.  (The largest deviation is no steady figure: the reference, given its weights in
+    another memory layout, exceeds twice its own.)  The plain error is taken to be at least that of
+    rounding the result alone.
 
     Parameters
     ----------
@@ -236,7 +243,7 @@ def assert_accurate(got, plain, exact, label="result"):
         A backend's result in each draw.
     plain : list of list of ndarray
         The reference's, in the same precision and from the same inputs, once for every way of
-        running it; the way with the largest error counts.
+        running it (a BLAS may sum more accurately than the formulas read); the larger error counts.
     exact : list of ndarray
         The reference's in higher precision.
     label : str
@@ -251,17 +258,23 @@ def assert_accurate(got, plain, exact, label="result"):
         assert g.shape == e.shape, f"{label}: shape {g.shape}, expected {e.shape}"
         assert g.dtype == dtype, f"{label}: dtype {g.dtype}, expected {dtype}"
         assert np.finfo(e.dtype).eps < np.finfo(dtype).eps, f"{e.dtype} is no wider than {dtype}"
-    largest = np.max([np.max(np.abs(e), initial=0) for e in exact])
-    own = max(np.finfo(dtype).eps / 2 * largest, *(_error(p, exact) for p in plain))
+    magnitude = _root_mean_square(exact)
+    rounding = np.finfo(dtype).eps / 4 * magnitude
+    own = max(rounding, *(_error(p, exact) for p in plain))
     error = _error(got, exact)
     assert error <= 2 * own, (  # false for NaN
         f"{label}: error {error:.3g}, bound {2 * own:.3g}, twice that of the reference "
-        f"(the largest exact value is {largest:.3g})"
+        f"(root mean squares; that of the exact values is {magnitude:.3g})"
     )
 
 
 def _error(arrays, exact):
-    return np.max([np.max(np.abs(a - e), initial=0) for a, e in zip(arrays, exact, strict=True)])
+    return _root_mean_square([a - e for a, e in zip(arrays, exact, strict=True)])
+
+
+def _root_mean_square(arrays):
+    elements = np.concatenate([np.ravel(a) for a in arrays]).astype(np.float64)
+    return np.sqrt(np.mean(elements**2)) if elements.size else 0.0
 
 
 def _assert_same_bits(got, expected, label):
@@ -270,7 +283,9 @@ def _assert_same_bits(got, expected, label):
     same |= np.isnan(got) & np.isnan(expected)
     if not same.all():
         index = tuple(map(int, np.argwhere(~same)[0]))
-        raise AssertionError(f"{label}: [{index}] is {got[index]!r}, expected {expected[index]!r}")
+        raise AssertionError(
+            f"{label}: {list(index)} is {got[index]!r}, expected {expected[index]!r}"
+        )
 
 
 # The checks of one case
@@ -287,39 +302,37 @@ class _InOrder(np.ndarray):
         return total.view(_InOrder)
 
 
-class _ReferenceInOrder:
-    """The reference as its formulas read.
+def _in_order(function):
+    """One of the reference's functions, with its sums taken as the formulas read.
 
     How a BLAS orders a sum depends on its make, on sizes and on strides, and with it the error: as
     many partial sums as a vector has lanes give a fraction of that of a sum in order.
     """
 
-    @staticmethod
-    def forward(params, x, h, lengths, activation):
-        params, x, h = [a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder)
-        reference.forward(params, x, h, lengths, activation)
+    def run(params, x, h, *rest):
+        function([a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder), *rest)
 
-    @staticmethod
-    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
-        params, x, h = [a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder)
-        reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    return run
+
+
+_REFERENCE_IN_ORDER = SimpleNamespace(
+    forward=_in_order(reference.forward), backward=_in_order(reference.backward)
+)
 
 
 def _check_accuracy(module, case):
-    H = case.shape[3]
-    same, wide = case.plain(case.dtype), case.plain(_wider(case.dtype))
-    # The smallest result has H elements; 128 of them make the largest error a steady figure.
-    drawn = [_draw(case, seed) for seed in range(-(-128 // H))]
+    T, B, I, H = case.shape
+    wider = np.longdouble if np.dtype(case.dtype) == np.float64 else np.float64
+    same, wide = case.plain(case.dtype), case.plain(wider)
+    # 256 elements of the smallest result, db or dx, make the error a steady figure.
+    draws = -(-256 // (min(H, T * B * I) or 256))
+    drawn = [_draw(case, seed) for seed in range(draws)]
     got = [_run(module, case, data) for data in drawn]
-    plain = [[_run(m, same, data) for data in drawn] for m in (reference, _ReferenceInOrder)]
+    plain = [[_run(m, same, data) for data in drawn] for m in (reference, _REFERENCE_IN_ORDER)]
     exact = [_run(reference, wide, data) for data in drawn]
     for name in exact[0]:
         of_name = [[run[name] for run in runs] for runs in (got, exact, *plain)]
         assert_accurate(of_name[0], of_name[2:], of_name[1], name)
-
-
-def _wider(dtype):
-    return np.longdouble if np.dtype(dtype) == np.float64 else np.float64
 
 
 def _check_repeat(module, case, data):
@@ -393,7 +406,8 @@ def _draw(case, seed):
     rng = np.random.default_rng([seed, T, B, I, H])
 
     def laid(name, a):
-        return _average(a, case.layouts[INPUTS.index(name)]).astype(case.dtype)
+        """The numbers that the layout leaves: zero strides repeat the first ones."""
+        return _place(a.astype(case.dtype), case.layouts[INPUTS.index(name)])[0].copy()
 
     lengths = _draw_lengths(case, rng)
     W_x = laid("W_x", rng.standard_normal((I, H)) / np.sqrt(I))
@@ -460,22 +474,11 @@ class _Canvas(NamedTuple):
 
 def _canvas(shape, dtype, offset=0):
     shape = tuple(shape)
-    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.full(nbytes + 2 * _GUARD + 64, 0xFF, np.uint8)
     start = -buffer.ctypes.data % 64 + _GUARD + offset
     array: np.ndarray = np.ndarray(shape, dtype, buffer.data, start)
     return _Canvas(array, buffer, start)
-
-
-def _repeated_axes(layout, ndim):
-    """Axes of stride zero."""
-    return {"broadcast": (1 if ndim == 3 else 0,), "constant": tuple(range(ndim))}.get(layout, ())
-
-
-def _average(a, layout):
-    """Make `a` constant along the axes of stride zero; the mean keeps W_h's norm below 1."""
-    axes = _repeated_axes(layout, a.ndim)
-    return np.broadcast_to(a.mean(axes, keepdims=True), a.shape) if axes and a.size else a
 
 
 def _place(a, layout):
@@ -493,9 +496,9 @@ def _place(a, layout):
     elif layout == "columns":
         canvas = _canvas((*shape[:-1], shape[-1] + 5), a.dtype)
         view = canvas.array[..., 2:-3]
-    elif layout in ("broadcast", "constant"):
-        axes = _repeated_axes(layout, ndim)
-        a = a[tuple(slice(1 if i in axes else None) for i in range(ndim))]
+    elif layout in _REPEATED:
+        # Of states and inputs the batch is the last axis but one.
+        a = a[(slice(1),) * ndim] if layout == "constant" else a[..., :1, :] if ndim > 1 else a[:1]
         canvas = _canvas(a.shape, a.dtype)
         view = canvas.array
     else:
@@ -528,33 +531,19 @@ def _run(module, case, data):
         lengths, buffers["lengths"] = _place(lengths, "C")
     before = {name: buffer.tobytes() for name, buffer in buffers.items()}
 
-    shapes = {
-        "h": (T + 1, B, H),
-        "dW_x": (I, H),
-        "dW_h": (H, H),
-        "db": (H,),
-        "dx": (T, B, I),
-        "dh0": (B, H),
-    }
-    if not case.need_dx:
-        del shapes["dx"]
+    shapes = {"h": (T + 1, B, H), "dW_x": (I, H), "dW_h": (H, H), "db": (H,), "dh0": (B, H)}
+    if case.need_dx:
+        shapes["dx"] = T, B, I
     outputs = {name: _canvas(shape, case.dtype) for name, shape in shapes.items()}
     results = {name: canvas.array for name, canvas in outputs.items()}
     results["h"][0] = data.h[0]
 
-    params = placed["W_x"], placed["W_h"], placed["b"]
-    module.forward(params, placed["x"], results["h"], lengths, case.activation)
-    module.backward(
-        params,
-        placed["x"],
-        placed["h"],
-        placed["dh"],
-        (results["dW_x"], results["dW_h"], results["db"]),
-        results.get("dx"),
-        results["dh0"],
-        lengths,
-        case.activation,
-    )
+    params, x = (placed["W_x"], placed["W_h"], placed["b"]), placed["x"]
+    dparams = results["dW_x"], results["dW_h"], results["db"]
+    dx, dh0 = results.get("dx"), results["dh0"]
+    rest = lengths, case.activation
+    module.forward(params, x, results["h"], *rest)
+    module.backward(params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest)
     for name, buffer in buffers.items():
         assert buffer.tobytes() == before[name], f"{name}, an input, was written to"
     for name, canvas in outputs.items():

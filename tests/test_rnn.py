@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import Gradients, Params, kernels, reference, rnn
+from fastbptt import Gradients, Params, kernels, reference, rnn, testing
 
 T, B, I, H = 4, 3, 2, 5
 BACKENDS = pytest.mark.parametrize("backend", list(rnn.BACKENDS))
@@ -572,7 +572,8 @@ def test_the_front_door_imports_the_reference_alone():
     assert set(imported_modules(PACKAGE / "rnn.py")) == {"reference"}
 
 
-def test_docstring_examples():
-    got = doctest.testmod(rnn)
+@pytest.mark.parametrize("module", [rnn, testing], ids=lambda m: m.__name__)
+def test_docstring_examples(module):
+    got = doctest.testmod(module)
     assert got.attempted
     assert not got.failed

@@ -20,7 +20,7 @@ LINE = 64  # bytes of a cache line
 # Rows summed in registers before the sum is added to the weight gradient in memory.  A panel of dz
 # then takes 128 rows x 128 bytes = 16 KiB, half of a small L1; and rounding errors grow with the
 # root of 128 and of the number of such sums, not with the root of their product.
-SUM_ROWS = 128
+SUM_ROWS = 32
 # Rows (sequences x steps) of one time block at most.  More do not help: a weight gradient is then
 # read and written once for 2 x 1,024 operations on each element.
 CAPACITY = 1024
@@ -72,21 +72,20 @@ def forward(B, I, H, itemsize, threads):
     NR = tile.VECTORS * lanes
     MR = tile.tile_rows_count()
     panels = -(-H // NR)
-    # A row of the state buffer is [padding, x_t, h_{t-1}, padding], h on a cache line.
-    x_end = _up(I, LINE // itemsize)
-    lda = _row_stride(x_end + _up(H, lanes), itemsize)
+    # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
+    lda = _row_stride(H + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2.
     rows = max(2 * MR, l2_bytes() // 2 // (2 * lda * itemsize))
     blocks = max(-(-B // rows), min(threads, -(-B // MR)))
     blocks = min(_up(blocks, threads), -(-B // MR))
     rows = -(-B // blocks)
     words = 8 // itemsize  # of an int64
-    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "x_at": x_end - I,
-             "panels": panels, "height": 1 + I + H}  # fmt: skip
+    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "panels": panels,
+             "height": H + I + 2}  # fmt: skip
     regions = {
         "task_at": 128 * words,
-        "counters_at": 4 * LINE // itemsize,
-        "packed_at": panels * (1 + I + H) * NR,
+        "counters_at": 8 * LINE // itemsize,
+        "packed_at": panels * (H + I + 2) * NR,
         "states_at": threads * 2 * rows * lda,
         "tiles_at": threads * MR * NR,
         "index_at": threads * 2 * rows * words,
@@ -119,7 +118,7 @@ def backward(T, B, I, H, itemsize, threads, need_dx):
              "h_chunks": h_chunks, "height": 1 + H, "ldz": ldz}  # fmt: skip
     regions = {
         "task_at": 128 * words,
-        "counters_at": 4 * LINE // itemsize,
+        "counters_at": 8 * LINE // itemsize,
         "order_at": 2 * B * words,
         "packed_at": (h_panels + x_panels) * (1 + H) * NR,
         "dz_at": 2 * group * ldz,

@@ -4,7 +4,7 @@ import functools
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import cfunc, njit, types
 
 from fastbptt.kernels import blocking, team
 from fastbptt.kernels.activation import CODES
@@ -14,15 +14,17 @@ from fastbptt.kernels.loops import (
     Matrix,
     fill_rows,
     forward_block,
+    inlined,
     pack_backward,
     pack_forward,
     past_the_end,
     split,
     state_gradient,
+    task_type,
     weight_gradient,
 )
 from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
-from fastbptt.kernels.team import SOURCE, addresses, counter, draw, fetch, keep, wait
+from fastbptt.kernels.team import SOURCE, address, call, counter, draw, fetch, keep, meet, wait
 from fastbptt.kernels.tile import NR
 
 # Below so many floating-point operations a call stays on one thread: starting others takes 2 us
@@ -32,23 +34,7 @@ ALONE_BELOW = 400_000
 PAST_ROWS = 16
 
 
-@njit
-def forward_worker(task, slot):
-    """Pack the weights, then take blocks of sequences through all steps."""
-    p = fetch(task)
-    tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
-    ticket = draw(tickets)
-    while ticket < p.plan.panels:
-        pack_forward(p, ticket)
-        fetch_add(packed, 1)
-        ticket = draw(tickets)
-    wait(packed, p.plan.panels)
-    while ticket < p.plan.panels + p.plan.blocks:
-        forward_block(p, ticket - p.plan.panels, slot)
-        ticket = draw(tickets)
-
-
-@njit
+@inlined
 def weight_units(p, ticket, number, block, rows, slot):
     """Do those units of a time block's weight gradients whose tickets, from `number` on, are drawn.
 
@@ -65,78 +51,100 @@ def weight_units(p, ticket, number, block, rows, slot):
     return ticket
 
 
-@njit
-def backward_worker(task, slot):
-    """Go back through time block by block: state gradients, and one block behind weight gradients.
+def _workers(source):
+    """What threads run; `source` is part of their key in the cache."""
 
-    The order of the work is that of the tickets: packing; then for every group of sequences and
-    every time block its splits (ranges of rows), and the weight units of the time block before.
-    So there are two buffers, and what lags in one phase is caught up in the other.  All workers
-    walk through the same sequence and do the pieces whose tickets they drew.
-    """
-    p = fetch(task)
-    tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
-    states, weights = counter(p.counters, 2), counter(p.counters, 3)
-    packs = p.plan.h_panels + p.plan.x_panels
-    pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
-    ticket = draw(tickets)
-    while ticket < packs + pasts:
-        if ticket < packs:
-            pack_backward(p, ticket)
-        else:
-            r = (ticket - packs) * PAST_ROWS
-            for r in range(r, min(r + PAST_ROWS, p.B)):
-                past_the_end(p, r)
-        fetch_add(packed, 1)
+    def forward_worker(task, slot):
+        """Pack the weights, then take blocks of sequences through all steps."""
+        source  # noqa: B018
+        p = fetch(task)
+        tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
         ticket = draw(tickets)
-    wait(packed, packs + pasts)
+        while ticket < p.plan.panels:
+            pack_forward(p, ticket)
+            fetch_add(packed, 1)
+            ticket = draw(tickets)
+        wait(packed, p.plan.panels)
+        while ticket < p.plan.panels + p.plan.blocks:
+            forward_block(p, ticket - p.plan.panels, slot)
+            ticket = draw(tickets)
+        meet(counter(p.counters, 2), p.plan.threads)
 
-    number = packs + pasts  # ticket of the piece that comes next
-    units = p.plan.h_panels * p.plan.parts
-    block, rows_before = 0, 0
-    for first in range(0, p.B, p.plan.group):
-        t = get(p.lengths, first)
-        while t > 0:
-            low, rows, live = t, 0, 0  # a time block of steps t ... low + 1
-            while low > 0:
-                while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
-                    live += 1
-                if rows + live > p.plan.capacity:
-                    break
-                rows += live
-                low -= 1
-            while ticket < number + p.plan.splits:
-                part = ticket - number
-                wait(states, block * p.plan.splits)
-                wait(weights, (block - 1) * units)
-                lo, hi = split(live, p.plan.splits, part), split(live, p.plan.splits, part + 1)
-                state_gradient(p, block & 1, first, t, low + 1, lo, hi, slot)
-                fetch_add(states, 1)
-                ticket = draw(tickets)
-            number += p.plan.splits
-            if block > 0:
-                ticket = weight_units(p, ticket, number, block - 1, rows_before, slot)
-                number += units
-            block, rows_before, t = block + 1, rows, low
-    if block > 0:
-        weight_units(p, ticket, number, block - 1, rows_before, slot)
+    def backward_worker(task, slot):
+        """Go back through time block by block: state gradients, and one block behind weight gradients.
+
+        The order of the work is that of the tickets: packing; then for every group of sequences and
+        every time block its splits (ranges of rows), and the weight units of the time block before.
+        So there are two buffers, and what lags in one phase is caught up in the other.  All workers
+        walk through the same sequence and do the pieces whose tickets they drew.
+        """
+        source  # noqa: B018
+        p = fetch(task)
+        tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
+        states, weights = counter(p.counters, 2), counter(p.counters, 3)
+        packs = p.plan.h_panels + p.plan.x_panels
+        pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
+        ticket = draw(tickets)
+        while ticket < packs + pasts:
+            if ticket < packs:
+                pack_backward(p, ticket)
+            else:
+                r = (ticket - packs) * PAST_ROWS
+                for r in range(r, min(r + PAST_ROWS, p.B)):
+                    past_the_end(p, r)
+            fetch_add(packed, 1)
+            ticket = draw(tickets)
+        wait(packed, packs + pasts)
+
+        number = packs + pasts  # ticket of the piece that comes next
+        units = p.plan.h_panels * p.plan.parts
+        block, rows_before = 0, 0
+        for first in range(0, p.B, p.plan.group):
+            t = get(p.lengths, first)
+            while t > 0:
+                low, rows, live = t, 0, 0  # a time block of steps t ... low + 1
+                while low > 0:
+                    while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
+                        live += 1
+                    if rows + live > p.plan.capacity:
+                        break
+                    rows += live
+                    low -= 1
+                while ticket < number + p.plan.splits:
+                    part = ticket - number
+                    wait(states, block * p.plan.splits)
+                    wait(weights, (block - 1) * units)
+                    lo, hi = split(live, p.plan.splits, part), split(live, p.plan.splits, part + 1)
+                    state_gradient(p, block & 1, first, t, low + 1, lo, hi, slot)
+                    fetch_add(states, 1)
+                    ticket = draw(tickets)
+                number += p.plan.splits
+                if block > 0:
+                    ticket = weight_units(p, ticket, number, block - 1, rows_before, slot)
+                    number += units
+                block, rows_before, t = block + 1, rows, low
+        if block > 0:
+            weight_units(p, ticket, number, block - 1, rows_before, slot)
+        meet(counter(p.counters, 4), p.plan.threads)
+
+    return forward_worker, backward_worker
 
 
 def _entry_points(source):
     """The two compiled functions that Python calls; `source` is part of their key in the cache.
 
-    Each fills in a task and, if the plan is for one thread, does it.  It returns the addresses of
-    the worker and of the task, for the threads of other plans.
+    Each fills in a task and, if the plan is for one thread, has the worker at the given address
+    do it.  It returns the address of the task, for the threads of other plans.
     """
 
-    def forward(x, W_x, W_h, b, h, order, lengths, activation, plan, work):
+    def forward(x, W_x, W_h, b, h, order, lengths, activation, plan, work, worker):
         source  # noqa: B018
         T, B, I = x.shape
         H = len(b)
         start = align(pointer(work))
         size = plan[0]
         counters = offset(start, size.counters_at)
-        for i in range(2):
+        for i in range(3):
             put(counter(counters, i), 0, 0)
         p = ForwardTask(
             T, B, I, H, activation,
@@ -151,12 +159,12 @@ def _entry_points(source):
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
-            forward_worker(task, 0)
-        return addresses(forward_worker, task)
+            call(worker, address(task), 0)
+        return address(task)
 
     def backward(
         x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,
-        order, lengths, activation, plan, work,
+        order, lengths, activation, plan, work, worker,
     ):  # fmt: skip
         source  # noqa: B018
         T, B, I = x.shape
@@ -164,7 +172,7 @@ def _entry_points(source):
         start = align(pointer(work))
         size = plan[0]
         counters = offset(start, size.counters_at)
-        for i in range(4):
+        for i in range(5):
             put(counter(counters, i), 0, 0)
         zeros = offset(start, size.zeros_at)
         fill_rows(zeros, 1, NR(zeros), 0)
@@ -196,12 +204,13 @@ def _entry_points(source):
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
-            backward_worker(task, 0)
-        return addresses(backward_worker, task)
+            call(worker, address(task), 0)
+        return address(task)
 
     return forward, backward
 
 
+_forward_worker, _backward_worker = _workers(SOURCE)
 _forward, _backward = _entry_points(SOURCE)
 
 
@@ -218,21 +227,31 @@ def _filled(dtype, ndim):
 _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
 
 
+def _compile(entry, worker, task, dtype, plan, arrays):
+    """An entry point for these types of arrays, and the address of its worker."""
+    plan = numba.typeof(plan)
+    task = types.CPointer(task_type(task, numba.from_dtype(dtype), plan.dtype))
+    compiled = team.compile_cached(cfunc, types.void(task, _SIZE), worker)
+    rest = _INTS, _INTS, _SIZE, plan, _filled(dtype, 1), _SIZE
+    run = team.compile_cached(njit, (*arrays, *rest), entry, nogil=True)
+    return run, compiled
+
+
 @functools.cache
 def _compiled_forward(dtype):
-    plan = numba.typeof(blocking.forward(1, 1, 1, dtype.itemsize, 1)[0])
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = in_(3), in_(2), in_(2), in_(1), out(3)
-    return team.compile_cached(_forward, (*arrays, _INTS, _INTS, _SIZE, plan, out(1)))
+    plan, _ = blocking.forward(1, 1, 1, dtype.itemsize, 1)
+    return _compile(_forward, _forward_worker, ForwardTask, dtype, plan, arrays)
 
 
 @functools.cache
 def _compiled_backward(dtype):
-    plan = numba.typeof(blocking.backward(1, 1, 1, 1, dtype.itemsize, 1, True)[0])
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
-    arrays = in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG
-    signature = (*arrays, out(2), _INTS, _INTS, _SIZE, plan, out(1))
-    return team.compile_cached(_backward, signature)
+    arrays = (in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG,
+              out(2))  # fmt: skip
+    plan, _ = blocking.backward(1, 1, 1, 1, dtype.itemsize, 1, True)
+    return _compile(_backward, _backward_worker, BackwardTask, dtype, plan, arrays)
 
 
 NO_INTS = np.zeros(0, np.int64)
@@ -258,18 +277,19 @@ def forward(params, x, h, lengths, activation):
         return
     W_x, W_h, b = params
     H = len(b)
-    run = _compiled_forward(h.dtype)
+    x = _rows(x)
+    run, worker = _compiled_forward(h.dtype)
     order, lengths = _longest_first(lengths)
     alone = 2 * T * B * H * (I + H) < ALONE_BELOW
     threads = 1 if alone else team.gather()
     try:
         plan, total = blocking.forward(B, I, H, h.itemsize, threads)
         work = np.empty(total, h.dtype)
-        addresses = run(
-            _rows(x), W_x, W_h, b, h, order, lengths, CODES[activation], plan, work
+        task = run(
+            x, W_x, W_h, b, h, order, lengths, CODES[activation], plan, work, worker.address
         )
         if threads > 1:
-            team.launch(*addresses, threads)
+            team.launch(worker.address, task, threads)
     finally:
         team.dismiss(threads)
 
@@ -285,20 +305,21 @@ def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
         return
     W_x, W_h, _ = params
     H = len(db)
-    run = _compiled_backward(h.dtype)
+    x, h, dh = _rows(x), _rows(h), _rows(dh if every_step else dh[None])
+    run, worker = _compiled_backward(h.dtype)
     order, lengths = _longest_first(lengths)
     alone = 4 * T * B * H * (I + H) < ALONE_BELOW
     threads = 1 if alone else team.gather()
     try:
         plan, total = blocking.backward(T, B, I, H, h.itemsize, threads, dx is not None)
         work = np.empty(total, h.dtype)
-        addresses = run(
-            _rows(x), W_x, W_h, _rows(h), _rows(dh if every_step else dh[None]), every_step,
+        task = run(
+            x, W_x, W_h, h, dh, every_step,
             dW_x, dW_h, db, NO_DX[h.dtype] if dx is None else dx, dx is not None, dh0,
-            order, lengths, CODES[activation], plan, work,
+            order, lengths, CODES[activation], plan, work, worker.address,
         )  # fmt: skip
         if threads > 1:
-            team.launch(*addresses, threads)
+            team.launch(worker.address, task, threads)
     finally:
         team.dismiss(threads)
 

@@ -4,9 +4,9 @@ Everything here runs inside one thread on the rows (sequences) or panels it was 
 comments count elements; NR columns make a panel, the last one padded with zeros.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_type_hints
 
-from numba import njit
+from numba import njit, types
 
 from fastbptt.kernels.activation import activate, slope
 from fastbptt.kernels.blocking import SUM_ROWS
@@ -28,28 +28,59 @@ from fastbptt.kernels.simd import (
 from fastbptt.kernels.tile import MC, MR, NR, tile_columns, tile_rows
 
 
+class Floats:
+    """Pointer to elements of the call's dtype."""
+
+
+class Ints:
+    """Pointer to int64."""
+
+
+class Plan:
+    """Record of block sizes, from :mod:`fastbptt.kernels.blocking`."""
+
+
 class Matrix(NamedTuple):
     """A user's array of two or three axes: where element (t, r, c) lies, strides in bytes."""
 
-    data: Any
+    data: Floats
     t: int
     r: int
     c: int
 
 
-@njit
+def task_type(task, dtype, plan):
+    """Numba type of a task, or of a part of one, from its annotations."""
+    kinds = {
+        int: types.intp,
+        bool: types.boolean,
+        Floats: types.CPointer(dtype),
+        Ints: types.CPointer(types.int64),
+        Plan: plan,
+    }
+    if Matrix is not task:
+        kinds[Matrix] = task_type(Matrix, dtype, plan)
+    fields = [kinds[hint] for hint in get_type_hints(task).values()]
+    return types.NamedTuple(fields, task)
+
+
+# Every function becomes part of the worker that uses it before Numba compiles that, once.
+inlined = njit(inline="always")
+
+
+@inlined
 def row(a, t, r):
     """Pointer to row r at step t."""
     return offset_bytes(a.data, t * a.t + r * a.r)
 
 
-@njit
+@inlined
 def split(total, parts, part):
     """Start of a part when `total` is cut into `parts` that differ by one at most."""
     return total * part // parts
 
 
-@njit
+@inlined
 def pack_panel(panel, w, w_k, w_n, K, n):
     """panel[k, :n] = w[k, :n] for k < K, zeros behind; w_k, w_n are strides in bytes."""
     width = NR(panel)
@@ -65,7 +96,7 @@ def pack_panel(panel, w, w_k, w_n, K, n):
                 put(panel, k * width + c, value)
 
 
-@njit
+@inlined
 def fill_rows(p, rows, columns, stride):
     """Zeros in p[:rows, :columns]."""
     for r in range(rows):
@@ -73,21 +104,21 @@ def fill_rows(p, rows, columns, stride):
             store_first(offset(p, r * stride + v), zeros(p), columns - v)
 
 
-@njit
+@inlined
 def copy_row(to, p, n):
     """to[:n] = p[:n]."""
     for v in range(0, n, LANES(p)):
         store_first(offset(to, v), load_first(offset(p, v), n - v), n - v)
 
 
-@njit
+@inlined
 def copy_row_padded(to, p, n):
     """to[:n] = p[:n], zeros up to a whole vector."""
     for v in range(0, n, LANES(p)):
         store(offset(to, v), load_first(offset(p, v), n - v))
 
 
-@njit
+@inlined
 def tiles(rows, height):
     """Into how many tiles of `height` at most, as equal as can be, rows are cut."""
     return (rows + height - 1) // height
@@ -105,36 +136,49 @@ class ForwardTask(NamedTuple):
     W_x: Matrix
     W_h: Matrix
     b: Matrix
-    h: Any  # (T + 1, B, H), C-contiguous
+    h: Floats  # (T + 1, B, H), C-contiguous
     has_lengths: bool
-    order: Any  # (B,) sequences, longest first; unused without lengths
-    lengths: Any  # (B,) in that order
-    plan: Any  # of blocking.forward
-    packed: Any  # (panels, height, NR): b, then I rows of W_x, then H of W_h
-    states: Any  # (threads, 2, rows, lda)
-    tiles: Any  # (threads, MR, NR)
-    index: Any  # (threads, 2, rows) int64
-    counters: Any
+    order: Ints  # (B,) sequences, longest first; unused without lengths
+    lengths: Ints  # (B,) in that order
+    plan: Plan  # of blocking.forward
+    packed: Floats  # (panels, height, NR): zeros, H rows of W_h, I of W_x, b
+    states: Floats  # (threads, 2, rows, lda)
+    tiles: Floats  # (threads, MR, NR)
+    index: Ints  # (threads, 2, rows) int64
+    counters: Ints
 
 
-@njit
+@inlined
 def pack_forward(p, panel):
-    """Panel of [b; W_x; W_h], the columns that belong to NR hidden units."""
+    """Panel of [0; W_h; W_x; b], the columns that belong to NR hidden units."""
     width = NR(p.packed)
-    n = min(width, p.H - panel * width)
-    to = offset(p.packed, panel * p.plan.height * width)
     skip = panel * width
-    b = offset_bytes(p.b.data, skip * p.b.c)
-    pack_panel(to, b, 0, p.b.c, 1, n)
-    W_x = offset_bytes(p.W_x.data, skip * p.W_x.c)
-    pack_panel(offset(to, width), W_x, p.W_x.r, p.W_x.c, p.I, n)
+    n = min(width, p.H - skip)
+    to = offset(p.packed, skip * p.plan.height)
+    fill_rows(to, 1, width, width)
     W_h = offset_bytes(p.W_h.data, skip * p.W_h.c)
-    pack_panel(offset(to, (1 + p.I) * width), W_h, p.W_h.r, p.W_h.c, p.H, n)
+    pack_panel(offset(to, width), W_h, p.W_h.r, p.W_h.c, p.H, n)
+    W_x = offset_bytes(p.W_x.data, skip * p.W_x.c)
+    pack_panel(offset(to, (1 + p.H) * width), W_x, p.W_x.r, p.W_x.c, p.I, n)
+    b = offset_bytes(p.b.data, skip * p.b.c)
+    pack_panel(offset(to, (1 + p.H + p.I) * width), b, 0, p.b.c, 1, n)
 
 
-@njit
+@inlined
+def put_inputs(p, states, index, live, t):
+    """[x_{t+1}, 1] into the rows of a state buffer, behind h_t."""
+    for r in range(live):
+        place = offset(states, r * p.plan.lda + p.H)
+        copy_row_padded(place, row(p.x, t, get(index, r)), p.I)
+        put(place, p.I, 1.0)
+
+
+@inlined
 def forward_block(p, block, slot):
     """All steps of one block of sequences.
+
+    h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
+    most often, and the bias, often the largest term, only once.
 
     With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
     its first rows at every step.
@@ -150,24 +194,17 @@ def forward_block(p, block, slot):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
     c = offset(p.tiles, slot * MR(p.packed) * width)
-    now = offset(p.states, slot * 2 * p.plan.rows * p.plan.lda)  # rows [x_t, h_{t-1}]
-    after = offset(now, p.plan.rows * p.plan.lda)  # rows [x_{t+1}, h_t]
-    h_at = p.plan.x_at + p.I
+    now = offset(p.states, slot * 2 * p.plan.rows * p.plan.lda)  # rows [h_{t-1}, x_t, 1]
+    after = offset(now, p.plan.rows * p.plan.lda)  # rows [h_t, x_{t+1}, 1]
 
     live = rows
     while live > 0 and get(length, live - 1) == 0:
         live -= 1
     for r in range(live):
-        copy_row_padded(offset(now, r * p.plan.lda + p.plan.x_at), row(p.x, 0, get(index, r)), p.I)
-    for r in range(live):
-        copy_row_padded(offset(now, r * p.plan.lda + h_at), offset(p.h, get(index, r) * p.H), p.H)
-
+        copy_row_padded(offset(now, r * p.plan.lda), offset(p.h, get(index, r) * p.H), p.H)
+    put_inputs(p, now, index, live, 0)
     t = 0
     while live > 0:
-        if t + 1 < p.T:  # before h_t: the last vector of x_{t+1} may reach into its place
-            for r in range(live):
-                x = row(p.x, t + 1, get(index, r))
-                copy_row_padded(offset(after, r * p.plan.lda + p.plan.x_at), x, p.I)
         h = offset(p.h, (t + 1) * p.B * p.H)
         count = tiles(live, MR(p.packed))
         for panel in range(p.plan.panels):
@@ -177,10 +214,10 @@ def forward_block(p, block, slot):
             for q in range(count):
                 r = split(live, count, q)
                 m = split(live, count, q + 1) - r
-                a = offset(now, r * p.plan.lda + p.plan.x_at)
-                tile_rows(m, n, p.I + p.H, a, p.plan.lda, offset(start, width), start, c)
+                a = offset(now, r * p.plan.lda)
+                tile_rows(m, n, p.H + p.I + 1, p.plan.lda, a, offset(start, width), start, c)
                 for i in range(m):
-                    state = offset(after, (r + i) * p.plan.lda + h_at + skip)
+                    state = offset(after, (r + i) * p.plan.lda + skip)
                     out = offset(h, get(index, r + i) * p.H + skip)
                     for v in range(0, n, lanes):
                         f = activate(load(offset(c, i * width + v)), p.activation)
@@ -190,6 +227,7 @@ def forward_block(p, block, slot):
         t += 1
         while live > 0 and get(length, live - 1) == t:
             live -= 1
+        put_inputs(p, now, index, live, t)
 
     for r in range(rows):  # the last state stays
         last = get(length, r)
@@ -212,26 +250,26 @@ class BackwardTask(NamedTuple):
     h: Matrix
     dh: Matrix
     every_step: bool  # dh is (T, B, H), not (B, H)
-    dW_x: Any
-    dW_h: Any
-    db: Any
-    dx: Any
+    dW_x: Floats
+    dW_h: Floats
+    db: Floats
+    dx: Floats
     need_dx: bool
-    dh0: Any
+    dh0: Floats
     has_lengths: bool
-    order: Any  # (B,) sequences, longest first
-    lengths: Any  # (B,) in that order
-    plan: Any  # of blocking.backward
-    packed: Any  # (h_panels + x_panels, height, NR): zeros, then H rows of W_h^T or W_x^T
-    dz: Any  # (2, group, ldz): dz_t by rows, t even and odd
-    inputs: Any  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    panels: Any  # (2, h_panels, capacity, NR): dz_t by panels
-    tiles: Any  # (threads, MR, NR)
-    zeros: Any  # (NR,)
-    counters: Any
+    order: Ints  # (B,) sequences, longest first
+    lengths: Ints  # (B,) in that order
+    plan: Plan  # of blocking.backward
+    packed: Floats  # (h_panels + x_panels, height, NR): zeros, then H rows of W_h^T or W_x^T
+    dz: Floats  # (2, group, ldz): dz_t by rows, t even and odd
+    inputs: Floats  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
+    panels: Floats  # (2, h_panels, capacity, NR): dz_t by panels
+    tiles: Floats  # (threads, MR, NR)
+    zeros: Floats  # (NR,)
+    counters: Ints
 
 
-@njit
+@inlined
 def pack_backward(p, panel):
     """Panel of W_h^T, or behind those of W_x^T."""
     width = NR(p.packed)
@@ -244,7 +282,7 @@ def pack_backward(p, panel):
     pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
 
 
-@njit
+@inlined
 def past_the_end(p, r):
     """What a sequence leaves to steps that do not count: dx = 0; dh0 of one without any step."""
     b, length = get(p.order, r), get(p.lengths, r)
@@ -257,7 +295,7 @@ def past_the_end(p, r):
             copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
 
 
-@njit
+@inlined
 def gather_inputs(p, buffer, at, t, first, lo, hi):
     """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on."""
     lanes = LANES(p.inputs)
@@ -278,7 +316,7 @@ def gather_inputs(p, buffer, at, t, first, lo, hi):
             store(place, load_first(offset(h, skip), p.H - skip))
 
 
-@njit
+@inlined
 def times_weights(p, a, t, first, lo, hi, first_panel, panels, columns, out, c):
     """out[rows] = dz W^T for rows lo ... hi of dz at a, W^T packed from first_panel on."""
     width, lanes = NR(p.packed), LANES(p.packed)
@@ -291,14 +329,14 @@ def times_weights(p, a, t, first, lo, hi, first_panel, panels, columns, out, c):
             r = lo + split(hi - lo, count, q)
             m = lo + split(hi - lo, count, q + 1) - r
             z = offset(a, r * p.plan.ldz)
-            tile_rows(m, n, p.H, z, p.plan.ldz, offset(start, width), start, c)
+            tile_rows(m, n, p.H, p.plan.ldz, z, offset(start, width), start, c)
             for i in range(m):
                 to = offset(out, (t * p.B + get(p.order, first + r + i)) * columns + skip)
                 for v in range(0, n, lanes):
                     store_first(offset(to, v), load(offset(c, i * width + v)), n - v)
 
 
-@njit
+@inlined
 def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
     """dz_t for rows lo ... hi of a group and t from t_from down to t_to, with what hangs on it.
 
@@ -333,7 +371,7 @@ def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
                     g = offset(dz, r * width)
                     k = p.H if r < going else 0
                     z = offset(old, r * p.plan.ldz)
-                    tile_rows(m, n, k, z, p.plan.ldz, offset(start, width), start, g)
+                    tile_rows(m, n, k, p.plan.ldz, z, offset(start, width), start, g)
                     for i in range(m):
                         b = get(p.order, first + r + i)
                         h = offset(row(p.h, t, b), skip)
@@ -357,7 +395,7 @@ def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
         at += live
 
 
-@njit
+@inlined
 def weight_gradient(p, buffer, rows, unit, fresh, slot):
     """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
 

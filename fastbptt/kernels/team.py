@@ -21,9 +21,9 @@ from pathlib import Path
 import numba
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastbptt.kernels.loops import inlined
 from fastbptt.kernels.simd import INT64, cast, fetch_add, give_way, offset, pause, read_counter
 
 # Digest of all that shapes machine code.  Numba's disk cache sees edits in a function's own file
@@ -36,15 +36,16 @@ SOURCE = int.from_bytes(
 )
 
 SPINS = 500  # before a waiting thread offers its core to others
+OFFERS = 100  # before a thread goes to wait at the end of the parallel loop
 
 _warned = False
 
 
-def compile_cached(function, signature=None, **options):
-    """`njit` with the disk cache; without it, after one warning, where no directory is writable."""
+def compile_cached(decorator, signature, function, **options):
+    """`njit` or `cfunc` with the disk cache; without, after one warning, where none is writable."""
     global _warned
     try:
-        return njit(signature, cache=True, nogil=True, **options)(function)
+        return decorator(signature, cache=True, **options)(function)
     except RuntimeError as error:
         if not _warned:
             _warned = True
@@ -54,7 +55,7 @@ def compile_cached(function, signature=None, **options):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return njit(signature, nogil=True, **options)(function)
+        return decorator(signature, **options)(function)
 
 
 @intrinsic
@@ -82,44 +83,34 @@ def fetch(typingctx, p):
 
 
 @intrinsic
-def addresses(typingctx, worker, task):
-    """Addresses of a compiled worker(task, slot) and of its task, for `_launch`."""
-    call = worker.get_call_type(typingctx, (task, types.intp), {})
+def address(typingctx, p):
+    """Where p points, as an integer."""
 
     def emit(context, builder, signature, args):
-        compiled = worker.dispatcher.overloads[call.args]
-        context.active_code_library.add_linking_library(compiled.library)
-        function = context.declare_function(builder.module, compiled.fndesc)
-        result = [builder.ptrtoint(function, INT64), builder.ptrtoint(args[1], INT64)]
-        return context.make_tuple(builder, signature.return_type, result)
+        return builder.ptrtoint(args[0], INT64)
 
-    return types.UniTuple(types.intp, 2)(worker, task), emit
+    return types.intp(p), emit
 
 
 @intrinsic
-def _call(typingctx, function, task, slot):
-    """Call the worker at an address, by Numba's own calling convention."""
+def call(typingctx, worker, task, slot):
+    """Call the worker at an address, a C function of (task, slot)."""
 
     def emit(context, builder, signature, args):
-        convention = context.call_conv
-        pointer = ir.IntType(8).as_pointer()
-        kind = convention.get_function_type(types.none, (types.voidptr, types.intp))
-        result = cgutils.alloca_once(builder, kind.args[0].pointee)
-        exception = cgutils.alloca_once(builder, kind.args[1].pointee)
-        worker = builder.inttoptr(args[0], kind.as_pointer())
-        builder.call(worker, [result, exception, builder.inttoptr(args[1], pointer), args[2]])
+        kind = ir.FunctionType(ir.VoidType(), [INT64, INT64])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
-    return types.void(function, task, slot), emit
+    return types.void(worker, task, slot), emit
 
 
-@njit
+@inlined
 def draw(tickets):
     """The next ticket."""
     return fetch_add(tickets, 1)
 
 
-@njit
+@inlined
 def wait(counter, count):
     """Until the counter has reached count.
 
@@ -134,7 +125,24 @@ def wait(counter, count):
             give_way()
 
 
-@njit
+@inlined
+def meet(counter, threads):
+    """Wait for all workers of a task, or for a while.
+
+    The end of the parallel loop waits too, but OpenMP spins there and never gives way: a worker
+    that has yet to start on the same core would start with the next tick, milliseconds later.
+    Not for ever, since a thread may have been given several slots, one after the other.
+    """
+    fetch_add(counter, 1)
+    turns = 0
+    while read_counter(counter) < threads and turns < SPINS + OFFERS:
+        pause()
+        turns += 1
+        if turns > SPINS:
+            give_way()
+
+
+@inlined
 def counter(counters, number):
     """One of the counters of a task, each in a cache line of its own (int64 x 8)."""
     return offset(cast(counters, types.int64), 8 * number)
@@ -144,7 +152,7 @@ def _launcher(source):
     def launch(function, task, threads):
         source  # noqa: B018  part of the cache key
         for slot in prange(threads):
-            _call(function, task, slot)
+            call(function, task, slot)
 
     return launch
 
@@ -152,7 +160,7 @@ def _launcher(source):
 @functools.cache
 def _compiled_launch():
     size = types.intp
-    return compile_cached(_launcher(SOURCE), (size, size, size), parallel=True)
+    return compile_cached(njit, (size, size, size), _launcher(SOURCE), parallel=True, nogil=True)
 
 
 _launching = threading.Lock()

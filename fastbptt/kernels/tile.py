@@ -117,13 +117,32 @@ def _emit_loop(builder, vector, m, vectors, k, element, b, start, c):
             emit_store(builder, Vec(builder, sums[i][j]), pointer)
 
 
-def _emit_tile(builder, dtype, rows, m, n, k, element_of, b, start, c):
-    """A jump to the loop for this m and for the vectors that n columns need."""
+def _emit_call(context, builder, name, dtype, rows, sizes, pointers, element_of):
+    """Call the tile, one LLVM function in each module that uses it.
+
+    Its arguments are (m, n, k, *sizes, a, b, start, c); `element_of` says where a(i, k) lies.
+    """
     vector = ir_vector(dtype)
-    done = builder.append_basic_block()
+    floats = vector.element.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [INT64] * len(sizes) + [floats] * 4)
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        _emit_body(function, vector, rows, element_of)
+    builder.call(function, [*sizes, *pointers])
+    return context.get_dummy_value()
+
+
+def _emit_body(function, vector, rows, element_of):
+    """A jump to the loop for this m and for the vectors that n columns need."""
+    m, n, k, *_ = function.args
+    a, b, start, c = function.args[-4:]
+    builder = ir.IRBuilder(function.append_basic_block())
     impossible = builder.append_basic_block()
     # case = (m - 1) * VECTORS + vectors - 1
-    vectors = builder.zext(builder.icmp_signed(">", n, INT64(vector.count)), ir.IntType(64))
+    vectors = builder.zext(builder.icmp_signed(">", n, INT64(vector.count)), INT64)
     case = builder.add(builder.mul(builder.sub(m, INT64(1)), INT64(VECTORS)), vectors)
     switch = builder.switch(case, impossible)
     for number in range(rows * VECTORS):
@@ -131,47 +150,46 @@ def _emit_tile(builder, dtype, rows, m, n, k, element_of, b, start, c):
         switch.add_case(INT64(number), block)
         builder.position_at_end(block)
         m_, vectors_ = number // VECTORS + 1, number % VECTORS + 1
-        _emit_loop(builder, vector, m_, vectors_, k, element_of(m_), b, start, c)
-        builder.branch(done)
+        element = element_of(builder, function, m_)
+        _emit_loop(builder, vector, m_, vectors_, k, element, b, start, c)
+        builder.ret_void()
     builder.position_at_end(impossible)
     builder.unreachable()
-    builder.position_at_end(done)
 
 
 @intrinsic
-def tile_rows(typingctx, m, n, k, a, lda, b, start, c):
-    """c = start + a b for m rows of a and n columns, as the module says; a(i, k) = a[i * lda + k]."""
+def tile_rows(typingctx, m, n, k, lda, a, b, start, c):
+    """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[i * lda + k]."""
+
+    def element_of(builder, function, m):
+        lda, a = function.args[3:5]
+        rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
+        return lambda i, step: builder.gep(rows[i], [step])
 
     def emit(context, builder, signature, args):
-        m, n, k, a, lda, b, start, c = args
-
-        def element_of(m):
-            rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
-            return lambda i, step: builder.gep(rows[i], [step])
-
-        _emit_tile(builder, signature.args[3].dtype, tile_rows_count(), m, n, k, element_of, b, start, c)
-        return context.get_dummy_value()
+        dtype = signature.args[4].dtype
+        name, rows = f"tile_rows_{dtype}", tile_rows_count()
+        return _emit_call(context, builder, name, dtype, rows, args[:4], args[4:], element_of)
 
     size = types.intp
-    return types.void(size, size, size, a, size, b, start, c), emit
+    return types.void(size, size, size, size, a, b, start, c), emit
 
 
 @intrinsic
 def tile_columns(typingctx, m, n, k, a, b, start, c):
-    """c = start + a b for m rows of a and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
+    """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
+    stride = lanes(a.dtype)
+
+    def element_of(builder, function, m):
+        a = function.args[3]
+        return lambda i, step: builder.gep(
+            a, [builder.add(builder.mul(step, INT64(stride)), INT64(i))]
+        )
 
     def emit(context, builder, signature, args):
-        m, n, k, a, b, start, c = args
         dtype = signature.args[3].dtype
-
-        def element_of(m):
-            def element(i, step):
-                return builder.gep(a, [builder.add(builder.mul(step, INT64(lanes(dtype))), INT64(i))])
-
-            return element
-
-        _emit_tile(builder, dtype, tile_columns_count(dtype), m, n, k, element_of, b, start, c)
-        return context.get_dummy_value()
+        name, rows = f"tile_columns_{dtype}", tile_columns_count(dtype)
+        return _emit_call(context, builder, name, dtype, rows, args[:3], args[3:], element_of)
 
     size = types.intp
     return types.void(size, size, size, a, b, start, c), emit
