@@ -5,7 +5,7 @@ workspace each region starts, in elements.  Regions start on cache lines.
 
 Results do not depend on `threads`: it cuts rows, whose states and state gradients do not touch
 each other, and output tiles of the weight gradients, each summed in one order.  That order depends
-on `capacity` and `SUM_ROWS` alone.
+on `capacity` and `tile.SUM_ROWS` alone.
 """
 
 import functools
@@ -17,13 +17,11 @@ from fastbptt.kernels import simd, tile
 
 LINE = 64  # bytes of a cache line
 
-# Rows summed in registers before the sum is added to the weight gradient in memory.  A panel of dz
-# then takes 128 rows x 128 bytes = 16 KiB, half of a small L1; and rounding errors grow with the
-# root of 128 and of the number of such sums, not with the root of their product.
-SUM_ROWS = 32
-# Rows (sequences x steps) of one time block at most.  More do not help: a weight gradient is then
-# read and written once for 2 x 1,024 operations on each element.
-CAPACITY = 1024
+# Rows (sequences x steps) of one time block.  For every block a weight gradient is read and
+# written once, which the least makes cheap beside 2 x 512 operations on each element, even where
+# it lies in L3; beyond the most nothing is gained.
+LEAST_ROWS, MOST_ROWS = 512, 1024
+CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
 # Bytes of both buffers of a time block at most, of the 16 MiB that backward may take.
 BUFFERS = 12 << 20
 # Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
@@ -76,7 +74,8 @@ def forward(B, I, H, itemsize, threads):
     lda = _row_stride(H + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2.
     rows = max(2 * MR, l2_bytes() // 2 // (2 * lda * itemsize))
-    blocks = max(-(-B // rows), min(threads, -(-B // MR)))
+    # Several blocks for each thread where there are rows enough, to even out; one for each at least.
+    blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, -(-B // MR)))
     blocks = min(_up(blocks, threads), -(-B // MR))
     rows = -(-B // blocks)
     words = 8 // itemsize  # of an int64
@@ -85,6 +84,7 @@ def forward(B, I, H, itemsize, threads):
     regions = {
         "task_at": 128 * words,
         "counters_at": 8 * LINE // itemsize,
+        "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "packed_at": panels * (H + I + 2) * NR,
         "states_at": threads * 2 * rows * lda,
         "tiles_at": threads * MR * NR,
@@ -104,7 +104,7 @@ def backward(T, B, I, H, itemsize, threads, need_dx):
     x_chunks, h_chunks = I // lanes + 1, -(-H // lanes)
     row_bytes = ((x_chunks + h_chunks) * lanes + h_panels * NR) * itemsize
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
-    capacity = min(max(l2_bytes() // 2 // row_bytes, 2 * SUM_ROWS), CAPACITY)
+    capacity = min(max(l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
     capacity = max(min(capacity, BUFFERS // 2 // row_bytes), MR)
     groups = -(-B // capacity)
     group = -(-B // groups)
@@ -119,12 +119,12 @@ def backward(T, B, I, H, itemsize, threads, need_dx):
     regions = {
         "task_at": 128 * words,
         "counters_at": 8 * LINE // itemsize,
+        "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "order_at": 2 * B * words,
         "packed_at": (h_panels + x_panels) * (1 + H) * NR,
         "dz_at": 2 * group * ldz,
         "inputs_at": 2 * capacity * (x_chunks + h_chunks) * lanes,
         "panels_at": 2 * capacity * h_panels * NR,
         "tiles_at": threads * MR * NR,
-        "zeros_at": NR,
     }
     return _plan(itemsize, sizes, regions)

@@ -1,6 +1,7 @@
 """The backend's two functions: plan, allocate, compile once, run on one thread or on several."""
 
 import functools
+import time
 
 import numba
 import numpy as np
@@ -24,12 +25,13 @@ from fastbptt.kernels.loops import (
     weight_gradient,
 )
 from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
-from fastbptt.kernels.team import SOURCE, address, call, counter, draw, fetch, keep, meet, wait
-from fastbptt.kernels.tile import NR
+from fastbptt.kernels.team import SOURCE, address, call, counter, draw, fetch, keep, meet, settle, wait
 
 # Below so many floating-point operations a call stays on one thread: starting others takes 2 us
 # and more, in which one core does this much.
 ALONE_BELOW = 400_000
+# Up to so many a call is short enough, some milliseconds, to be timed for `team.Pace`.
+PACED_BELOW = 2_000_000_000
 # Sequences whose padding one ticket clears.
 PAST_ROWS = 16
 
@@ -58,6 +60,8 @@ def _workers(source):
         """Pack the weights, then take blocks of sequences through all steps."""
         source  # noqa: B018
         p = fetch(task)
+        if p.plan.threads > 1:
+            settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
         ticket = draw(tickets)
         while ticket < p.plan.panels:
@@ -80,6 +84,8 @@ def _workers(source):
         """
         source  # noqa: B018
         p = fetch(task)
+        if p.plan.threads > 1:
+            settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
         states, weights = counter(p.counters, 2), counter(p.counters, 3)
         packs = p.plan.h_panels + p.plan.x_panels
@@ -144,6 +150,9 @@ def _entry_points(source):
         start = align(pointer(work))
         size = plan[0]
         counters = offset(start, size.counters_at)
+        cores = cast(offset(start, size.cores_at), types.int64)
+        for slot in range(size.threads):
+            put(cores, slot, 0)
         for i in range(3):
             put(counter(counters, i), 0, 0)
         p = ForwardTask(
@@ -155,7 +164,7 @@ def _entry_points(source):
             pointer(h), len(order) > 0, pointer(order), pointer(lengths), size,
             offset(start, size.packed_at), offset(start, size.states_at),
             offset(start, size.tiles_at), cast(offset(start, size.index_at), types.int64),
-            counters,
+            counters, cores,
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
@@ -172,10 +181,11 @@ def _entry_points(source):
         start = align(pointer(work))
         size = plan[0]
         counters = offset(start, size.counters_at)
+        cores = cast(offset(start, size.cores_at), types.int64)
+        for slot in range(size.threads):
+            put(cores, slot, 0)
         for i in range(5):
             put(counter(counters, i), 0, 0)
-        zeros = offset(start, size.zeros_at)
-        fill_rows(zeros, 1, NR(zeros), 0)
         has_lengths = len(order) > 0
         by_length, its_length = pointer(order), pointer(lengths)
         if not has_lengths:
@@ -200,7 +210,7 @@ def _entry_points(source):
             has_lengths, by_length, its_length, size,
             offset(start, size.packed_at), offset(start, size.dz_at),
             offset(start, size.inputs_at), offset(start, size.panels_at),
-            offset(start, size.tiles_at), zeros, counters,
+            offset(start, size.tiles_at), counters, cores,
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
@@ -263,11 +273,33 @@ def _rows(a):
     return a if a.strides[-1] == a.itemsize or a.shape[-1] == 1 else np.ascontiguousarray(a)
 
 
-def _longest_first(lengths):
+def _longest_first(lengths, T, B):
+    """Order of the sequences, their lengths in that order, and the steps that count in all."""
     if lengths is None:
-        return NO_INTS, NO_INTS
+        return NO_INTS, NO_INTS, T * B
     order = np.argsort(-lengths, kind="stable")
-    return order, lengths[order]
+    return order, lengths[order], int(lengths.sum())
+
+
+def _share(kind, steps, operations, prepare, worker):
+    """Do a call of `kind`, that many operations on that many steps of sequences.
+
+    `prepare(threads)` does it all for one thread; for several it returns the address of the task.
+    """
+    if operations < ALONE_BELOW:
+        prepare(1)
+        return
+    pace = team.pace(*kind) if operations < PACED_BELOW else None
+    threads = team.gather(pace)
+    started = time.perf_counter()
+    try:
+        task = prepare(threads)
+        if threads > 1:
+            team.launch(worker.address, task, threads)
+    finally:
+        team.dismiss(threads)
+    if pace is not None:
+        pace.note(threads, (time.perf_counter() - started) / steps)
 
 
 def forward(params, x, h, lengths, activation):
@@ -276,52 +308,53 @@ def forward(params, x, h, lengths, activation):
     if T == 0 or B == 0:
         return
     W_x, W_h, b = params
-    H = len(b)
+    H, dtype = len(b), h.dtype
     x = _rows(x)
-    run, worker = _compiled_forward(h.dtype)
-    order, lengths = _longest_first(lengths)
-    alone = 2 * T * B * H * (I + H) < ALONE_BELOW
-    threads = 1 if alone else team.gather()
-    try:
-        plan, total = blocking.forward(B, I, H, h.itemsize, threads)
-        work = np.empty(total, h.dtype)
-        task = run(
+    run, worker = _compiled_forward(dtype)
+    order, lengths, steps = _longest_first(lengths, T, B)
+    work = None  # alive until all threads are done
+
+    def prepare(threads):
+        nonlocal work
+        plan, total = blocking.forward(B, I, H, dtype.itemsize, threads)
+        work = np.empty(total, dtype)
+        return run(
             x, W_x, W_h, b, h, order, lengths, CODES[activation], plan, work, worker.address
         )
-        if threads > 1:
-            team.launch(worker.address, task, threads)
-    finally:
-        team.dismiss(threads)
+
+    kind = "forward", B, I, H, dtype
+    _share(kind, steps, 2 * steps * H * (I + H), prepare, worker)
 
 
 def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
     """See :func:`fastbptt.reference.backward`."""
     T, B, I = x.shape
     dW_x, dW_h, db = dparams
-    every_step = dh.ndim == 3
+    every_step, need_dx = dh.ndim == 3, dx is not None
     if T == 0 or B == 0:
         dW_x[...] = dW_h[...] = db[...] = 0
         dh0[...] = 0 if every_step else dh
         return
     W_x, W_h, _ = params
-    H = len(db)
+    H, dtype = len(db), h.dtype
     x, h, dh = _rows(x), _rows(h), _rows(dh if every_step else dh[None])
-    run, worker = _compiled_backward(h.dtype)
-    order, lengths = _longest_first(lengths)
-    alone = 4 * T * B * H * (I + H) < ALONE_BELOW
-    threads = 1 if alone else team.gather()
-    try:
-        plan, total = blocking.backward(T, B, I, H, h.itemsize, threads, dx is not None)
-        work = np.empty(total, h.dtype)
-        task = run(
-            x, W_x, W_h, h, dh, every_step,
-            dW_x, dW_h, db, NO_DX[h.dtype] if dx is None else dx, dx is not None, dh0,
+    if not need_dx:
+        dx = NO_DX[dtype]
+    run, worker = _compiled_backward(dtype)
+    order, lengths, steps = _longest_first(lengths, T, B)
+    work = None  # alive until all threads are done
+
+    def prepare(threads):
+        nonlocal work
+        plan, total = blocking.backward(T, B, I, H, dtype.itemsize, threads, need_dx)
+        work = np.empty(total, dtype)
+        return run(
+            x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,
             order, lengths, CODES[activation], plan, work, worker.address,
         )  # fmt: skip
-        if threads > 1:
-            team.launch(worker.address, task, threads)
-    finally:
-        team.dismiss(threads)
+
+    kind = "backward", B, I, H, dtype, need_dx
+    _share(kind, steps, 4 * steps * H * (I + H), prepare, worker)
 
 
 def warmup(dtype):

@@ -9,7 +9,6 @@ from typing import NamedTuple, get_type_hints
 from numba import njit, types
 
 from fastbptt.kernels.activation import activate, slope
-from fastbptt.kernels.blocking import SUM_ROWS
 from fastbptt.kernels.simd import (
     ITEMSIZE,
     LANES,
@@ -146,6 +145,7 @@ class ForwardTask(NamedTuple):
     tiles: Floats  # (threads, MR, NR)
     index: Ints  # (threads, 2, rows) int64
     counters: Ints
+    cores: Ints  # where the workers run, see `team.settle`
 
 
 @inlined
@@ -265,8 +265,8 @@ class BackwardTask(NamedTuple):
     inputs: Floats  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
     panels: Floats  # (2, h_panels, capacity, NR): dz_t by panels
     tiles: Floats  # (threads, MR, NR)
-    zeros: Floats  # (NR,)
     counters: Ints
+    cores: Ints  # where the workers run, see `team.settle`
 
 
 @inlined
@@ -399,7 +399,7 @@ def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
 def weight_gradient(p, buffer, rows, unit, fresh, slot):
     """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
 
-    Adds the sum over the buffer's rows, SUM_ROWS at a time; the first time, `fresh`, it stores.
+    Adds the sum over the buffer's rows; the first time, `fresh`, it stores.
     """
     width, lanes = NR(p.packed), LANES(p.packed)
     panel, part = unit // p.plan.parts, unit % p.plan.parts
@@ -407,25 +407,23 @@ def weight_gradient(p, buffer, rows, unit, fresh, slot):
     n = min(width, p.H - skip)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     c = offset(p.tiles, slot * MR(p.packed) * width)
-    for q in range(0, rows, SUM_ROWS):
-        k = min(SUM_ROWS, rows - q)
-        dz = offset(p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + q) * width)
-        for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
-            a = offset(p.inputs, ((buffer * chunks + chunk) * p.plan.capacity + q) * lanes)
-            to_h = chunk >= p.plan.x_chunks
-            base = chunk * lanes if not to_h else (chunk - p.plan.x_chunks) * lanes
-            end = min(lanes, (p.H if to_h else p.I + 1) - base)
-            for i in range(0, end, MC(p.packed)):
-                m = min(MC(p.packed), end - i)
-                tile_columns(m, n, k, offset(a, i), dz, p.zeros, c)
-                for j in range(m):
-                    number = base + i + j
-                    to = offset(p.dW_h if to_h else p.dW_x, number * p.H)
-                    if not to_h and number == p.I:
-                        to = p.db
-                    to = offset(to, skip)
-                    for v in range(0, n, lanes):
-                        total = load(offset(c, j * width + v))
-                        if not fresh or q > 0:
-                            total = add(load_first(offset(to, v), n - v), total)
-                        store_first(offset(to, v), total, n - v)
+    dz = offset(p.panels, (buffer * p.plan.h_panels + panel) * p.plan.capacity * width)
+    for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
+        a = offset(p.inputs, (buffer * chunks + chunk) * p.plan.capacity * lanes)
+        to_h = chunk >= p.plan.x_chunks
+        base = (chunk - p.plan.x_chunks if to_h else chunk) * lanes
+        end = min(lanes, (p.H if to_h else p.I + 1) - base)
+        for i in range(0, end, MC(p.packed)):
+            m = min(MC(p.packed), end - i)
+            tile_columns(m, n, rows, offset(a, i), dz, c)
+            for j in range(m):
+                number = base + i + j
+                to = offset(p.dW_h if to_h else p.dW_x, number * p.H)
+                if not to_h and number == p.I:
+                    to = p.db
+                to = offset(to, skip)
+                for v in range(0, n, lanes):
+                    gradient = load(offset(c, j * width + v))
+                    if not fresh:
+                        gradient = add(load_first(offset(to, v), n - v), gradient)
+                    store_first(offset(to, v), gradient, n - v)

@@ -14,7 +14,9 @@ with the same results to the bit.
 import functools
 import hashlib
 import os
+import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -23,8 +25,19 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from fastbptt.kernels.blocking import CPU_WORDS
 from fastbptt.kernels.loops import inlined
-from fastbptt.kernels.simd import INT64, cast, fetch_add, give_way, offset, pause, read_counter
+from fastbptt.kernels.simd import (
+    INT64,
+    cast,
+    fetch_add,
+    get,
+    give_way,
+    offset,
+    pause,
+    put,
+    read_counter,
+)
 
 # Digest of all that shapes machine code.  Numba's disk cache sees edits in a function's own file
 # only; a compiled entry point that holds this number in a closure is compiled anew after an edit
@@ -104,6 +117,55 @@ def call(typingctx, worker, task, slot):
     return types.void(worker, task, slot), emit
 
 
+# A worker that starts on a core where another one of its task is running, while some other
+# library's idle thread spins on the next core, would get its first turn with the next tick of the
+# scheduler and then make the other one wait: 4 ms each time.  So it steps aside.
+
+_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
+_set = types.CPointer(types.int64)
+_getaffinity = types.ExternalFunction(
+    "sched_getaffinity", types.int32(types.int32, types.intp, _set)
+)
+_setaffinity = types.ExternalFunction(
+    "sched_setaffinity", types.int32(types.int32, types.intp, _set)
+)
+
+
+def _settle_on_linux(cores, threads, slot):
+    """Move this thread to a core that none of the other workers is on, if it may run on one.
+
+    `cores` is int64: for each slot its core, counted from 1 (0: not started), then two sets.  The
+    set of cores that the thread may run on is as before afterwards.
+    """
+    core = _getcpu() + 1
+    put(cores, slot, core)
+    taken = False
+    for other in range(threads):
+        taken |= other != slot and get(cores, other) == core
+    if taken:
+        mine = offset(cores, threads + 2 * CPU_WORDS * slot)
+        free = offset(mine, CPU_WORDS)
+        for word in range(2 * CPU_WORDS):
+            put(mine, word, 0)
+        if _getaffinity(0, 8 * CPU_WORDS, mine) >= 0:
+            for word in range(CPU_WORDS):
+                put(free, word, get(mine, word))
+            for other in range(threads):
+                c = get(cores, other) - 1
+                if 0 <= c < 64 * CPU_WORDS:
+                    put(free, c >> 6, get(free, c >> 6) & ~(1 << (c & 63)))
+            if _setaffinity(0, 8 * CPU_WORDS, free) == 0:  # fails for an empty set
+                _setaffinity(0, 8 * CPU_WORDS, mine)
+            put(cores, slot, _getcpu() + 1)
+
+
+def _stay(cores, threads, slot):
+    pass
+
+
+settle = inlined(_settle_on_linux if sys.platform == "linux" else _stay)
+
+
 @inlined
 def draw(tickets):
     """The next ticket."""
@@ -177,9 +239,50 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def gather():
-    """Threads to run with: Numba's setting if nobody is launching, else 1.  Then `dismiss`."""
-    if _forked or not _launching.acquire(blocking=False):
+class Pace:
+    """What calls of one kind cost, alone and on several threads: seconds for one unit of work.
+
+    Idle threads of other libraries may occupy the other cores: OpenBLAS's spin for up to 0.1 s
+    after every product.  A parallel loop then waits for ticks of the scheduler, 4 ms each, and
+    takes many times as long as one thread would.  So short calls are timed.  The second runs
+    alone, to learn what that costs; and after one that took longer on several threads than that,
+    all run alone for a while, longer each time it happens again.
+    """
+
+    REST = 0.02, 1.0  # seconds: the first such while, and the longest
+
+    def __init__(self):
+        self.calls, self.alone = 0, float("inf")
+        self.until, self.rest = 0.0, self.REST[0]
+
+    def wants_alone(self):
+        return self.calls == 1 or time.perf_counter() < self.until
+
+    def note(self, threads, seconds):
+        self.calls += 1
+        if threads == 1:
+            self.alone = min(self.alone, seconds)
+        elif seconds > self.alone:
+            self.until = time.perf_counter() + self.rest
+            self.rest = min(2 * self.rest, self.REST[1])
+        else:
+            self.rest = self.REST[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def pace(*kind):
+    """The pace of one kind of call."""
+    return Pace()
+
+
+def gather(pace):
+    """Threads to run with: Numba's setting if nobody is launching, else 1.  Then `dismiss`.
+
+    `pace` is None for calls so long that waiting for ticks does not matter.
+    """
+    if _forked or (pace is not None and pace.wants_alone()):
+        return 1
+    if not _launching.acquire(blocking=False):
         return 1
     threads = numba.get_num_threads()
     if threads == 1:

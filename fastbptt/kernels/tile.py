@@ -1,19 +1,21 @@
 """The register tile: the one place where multiply-adds happen.
 
-    c[i, n] = start[n] + sum_k a(i, k) b[k, n]        i < m <= MR,  n < NR
+    c[i, n] = sum_k a(i, k) b[k, n]        i < m <= MR or MC,  n < NR
 
     a   m rows, elements broadcast            b   a panel: k rows of NR columns, contiguous
-    c   a panel: m rows of NR columns         start   NR elements
+    c   a panel: m rows of NR columns
 
                NR                  The m x NR/lanes accumulators stay in registers for all of k;
           k [ b    ]               each step loads NR/lanes vectors of b, broadcasts m elements of
        m [a][  c   ]               a, and does m x NR/lanes fused multiply-adds.
 
-`tile_rows` reads a(i, k) = a[i * lda + k], rows of states; `tile_columns` a(i, k) = a[k * lanes + i],
-columns packed side by side, for products that sum over rows.  There is code for every m and for
-panels of which only the first vector counts; edges in n beyond that are the caller's, whose panels
-are padded with zeros.  A sum runs over k in order, one accumulator an element, whatever m is: a
-row's result does not depend on its neighbours, to the bit.
+`tile_rows` is for states: a(i, k) = a[i * lda + k], and the sums begin with start[n], a row of NR.
+`tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
+packed side by side, and every SUM_ROWS terms the accumulators are added to c and begin anew.
+
+There is code for every m and for panels of which only the first vector counts; edges in n beyond
+that are the caller's, whose panels are padded with zeros.  A sum runs over k in one order whatever
+m is: a row's result does not depend on its neighbours, to the bit.
 
 A tile never loops over tiles, never threads, never validates.
 """
@@ -33,6 +35,10 @@ from fastbptt.kernels.simd import (
     target,
 )
 
+# Terms of a weight gradient summed in registers before the sum is added to others in memory.
+# Rounding errors grow with the root of this and of the number of such sums; a NumPy user's, who
+# adds up one product for every step, with the roots of B and of T.
+SUM_ROWS = 32
 # 8 x 2 accumulators keep two 512-bit FMA units busy (2 units x 4 cycles of latency = 8 at least)
 # within 32 registers; 6 x 2 fill 12 of the 16 that AVX2 has.
 VECTORS = 2
@@ -79,66 +85,102 @@ def _mc(p):
     return lambda p: n
 
 
-def _emit_loop(builder, vector, m, vectors, k, element, b, start, c):
-    """The tile for one m: a single loop over k, every accumulator a phi node."""
-    lanes = vector.count
-    panel = VECTORS * lanes
-    first = [emit_load(builder, builder.gep(start, [INT64(j * lanes)]), vector).value
-             for j in range(vectors)]  # fmt: skip
+def _emit_products(builder, vector, begin, end, element, b, initial):
+    """One loop over k from begin to end, every accumulator a phi node; the accumulators after it."""
+    n = vector.count
+    m, vectors = len(initial), len(initial[0])
     before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-    builder.cbranch(builder.icmp_signed(">", k, INT64(0)), loop, after)
+    builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
 
     builder.position_at_end(loop)
     step = builder.phi(INT64)
     acc = [[builder.phi(vector) for _ in range(vectors)] for _ in range(m)]
-    row = builder.gep(b, [builder.mul(step, INT64(panel))])
-    bs = [emit_load(builder, builder.gep(row, [INT64(j * lanes)]), vector) for j in range(vectors)]
+    row = builder.gep(b, [builder.mul(step, INT64(VECTORS * n))])
+    bs = [emit_load(builder, builder.gep(row, [INT64(j * n)]), vector) for j in range(vectors)]
     sums = []
     for i in range(m):
         a = emit_splat(builder, builder.load(element(i, step), align=1), vector)
         sums.append([a.fma(bs[j], Vec(builder, acc[i][j])).value for j in range(vectors)])
     next_step = builder.add(step, INT64(1), flags=("nsw", "nuw"))
-    step.add_incoming(INT64(0), before)
+    step.add_incoming(begin, before)
     step.add_incoming(next_step, loop)
-    builder.cbranch(builder.icmp_signed("<", next_step, k), loop, after)
+    builder.cbranch(builder.icmp_signed("<", next_step, end), loop, after)
 
     builder.position_at_end(after)
+    results = [[builder.phi(vector) for _ in range(vectors)] for _ in range(m)]
     for i in range(m):
         for j in range(vectors):
-            acc[i][j].add_incoming(first[j], before)
+            acc[i][j].add_incoming(initial[i][j], before)
             acc[i][j].add_incoming(sums[i][j], loop)
-            result = builder.phi(vector)
-            result.add_incoming(first[j], before)
-            result.add_incoming(sums[i][j], loop)
-            sums[i][j] = result
-    for i in range(m):
-        for j in range(vectors):
-            pointer = builder.gep(c, [INT64(i * panel + j * lanes)])
-            emit_store(builder, Vec(builder, sums[i][j]), pointer)
+            results[i][j].add_incoming(initial[i][j], before)
+            results[i][j].add_incoming(sums[i][j], loop)
+    return results
 
 
-def _emit_call(context, builder, name, dtype, rows, sizes, pointers, element_of):
+def _each(builder, c, vector, accumulators):
+    """Every accumulator with the pointer to its place in c."""
+    for i, row in enumerate(accumulators):
+        for j, value in enumerate(row):
+            yield builder.gep(c, [INT64((i * VECTORS + j) * vector.count)]), Vec(builder, value)
+
+
+def _emit_rows(builder, vector, m, vectors, arguments):
+    """Body of `tile_rows` for one m."""
+    _, _, k, lda, a, b, start, c = arguments
+    rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
+    element = lambda i, step: builder.gep(rows[i], [step])
+    first = [
+        emit_load(builder, builder.gep(start, [INT64(j * vector.count)]), vector).value
+        for j in range(vectors)
+    ]
+    sums = _emit_products(builder, vector, INT64(0), k, element, b, [first] * m)
+    for place, value in _each(builder, c, vector, sums):
+        emit_store(builder, value, place)
+
+
+def _emit_columns(builder, vector, m, vectors, arguments):
+    """Body of `tile_columns` for one m."""
+    _, _, k, a, b, c = arguments
+    at = lambda i, step: builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
+    element = lambda i, step: builder.gep(a, [at(i, step)])
+    zeros = [[ir.Constant(vector, [0.0] * vector.count)] * vectors] * m
+    for place, value in _each(builder, c, vector, zeros):
+        emit_store(builder, value, place)
+
+    before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    begin = builder.phi(INT64)
+    end = builder.add(begin, INT64(SUM_ROWS))
+    end = builder.select(builder.icmp_signed("<", end, k), end, k)
+    sums = _emit_products(builder, vector, begin, end, element, b, zeros)
+    for place, value in _each(builder, c, vector, sums):
+        emit_store(builder, emit_load(builder, place, vector) + value, place)
+    begin.add_incoming(INT64(0), before)
+    begin.add_incoming(end, builder.block)
+    builder.cbranch(builder.icmp_signed("<", end, k), loop, after)
+    builder.position_at_end(after)
+
+
+def _emit_call(context, builder, name, dtype, rows, args, emit_one):
     """Call the tile, one LLVM function in each module that uses it.
 
-    Its arguments are (m, n, k, *sizes, a, b, start, c); `element_of` says where a(i, k) lies.
+    Its body is a jump to the loop for this m and for the vectors that n columns need.
     """
-    vector = ir_vector(dtype)
-    floats = vector.element.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [INT64] * len(sizes) + [floats] * 4)
+    name = f"{name}_{dtype}"
     function = builder.module.globals.get(name)
     if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
         function.attributes.add("noinline")
-        _emit_body(function, vector, rows, element_of)
-    builder.call(function, [*sizes, *pointers])
+        _emit_body(function, ir_vector(dtype), rows, emit_one)
+    builder.call(function, args)
     return context.get_dummy_value()
 
 
-def _emit_body(function, vector, rows, element_of):
-    """A jump to the loop for this m and for the vectors that n columns need."""
-    m, n, k, *_ = function.args
-    a, b, start, c = function.args[-4:]
+def _emit_body(function, vector, rows, emit_one):
+    m, n = function.args[:2]
     builder = ir.IRBuilder(function.append_basic_block())
     impossible = builder.append_basic_block()
     # case = (m - 1) * VECTORS + vectors - 1
@@ -149,9 +191,7 @@ def _emit_body(function, vector, rows, element_of):
         block = builder.append_basic_block()
         switch.add_case(INT64(number), block)
         builder.position_at_end(block)
-        m_, vectors_ = number // VECTORS + 1, number % VECTORS + 1
-        element = element_of(builder, function, m_)
-        _emit_loop(builder, vector, m_, vectors_, k, element, b, start, c)
+        emit_one(builder, vector, number // VECTORS + 1, number % VECTORS + 1, function.args)
         builder.ret_void()
     builder.position_at_end(impossible)
     builder.unreachable()
@@ -161,35 +201,23 @@ def _emit_body(function, vector, rows, element_of):
 def tile_rows(typingctx, m, n, k, lda, a, b, start, c):
     """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[i * lda + k]."""
 
-    def element_of(builder, function, m):
-        lda, a = function.args[3:5]
-        rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
-        return lambda i, step: builder.gep(rows[i], [step])
-
     def emit(context, builder, signature, args):
         dtype = signature.args[4].dtype
-        name, rows = f"tile_rows_{dtype}", tile_rows_count()
-        return _emit_call(context, builder, name, dtype, rows, args[:4], args[4:], element_of)
+        rows = tile_rows_count()
+        return _emit_call(context, builder, "tile_rows", dtype, rows, args, _emit_rows)
 
     size = types.intp
     return types.void(size, size, size, size, a, b, start, c), emit
 
 
 @intrinsic
-def tile_columns(typingctx, m, n, k, a, b, start, c):
-    """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
-    stride = lanes(a.dtype)
-
-    def element_of(builder, function, m):
-        a = function.args[3]
-        return lambda i, step: builder.gep(
-            a, [builder.add(builder.mul(step, INT64(stride)), INT64(i))]
-        )
+def tile_columns(typingctx, m, n, k, a, b, c):
+    """c = a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
 
     def emit(context, builder, signature, args):
         dtype = signature.args[3].dtype
-        name, rows = f"tile_columns_{dtype}", tile_columns_count(dtype)
-        return _emit_call(context, builder, name, dtype, rows, args[:3], args[3:], element_of)
+        rows = tile_columns_count(dtype)
+        return _emit_call(context, builder, "tile_columns", dtype, rows, args, _emit_columns)
 
     size = types.intp
-    return types.void(size, size, size, a, b, start, c), emit
+    return types.void(size, size, size, a, b, c), emit

@@ -1,0 +1,280 @@
+"""Threads: the same bits whatever their number and whoever starts them, and nothing left behind."""
+
+# pyright: reportAttributeAccessIssue=false
+# (Numba's configuration are attributes that no declaration names)
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numba
+import numba.core.config
+import numpy as np
+import pytest
+
+import fastbptt
+from fastbptt import Params
+from fastbptt.kernels import team
+
+# Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
+# fewer rows than a tile has; a wide layer.
+SHAPES = [(40, 37, 5, 33), (9, 301, 17, 48), (120, 4, 30, 61), (3, 33, 40, 200)]
+LENGTHS = pytest.mark.parametrize("some", [False, True], ids=["", "lengths"])
+
+
+def draw(shape, dtype="float32", some=False):
+    """Arguments of forward, the gradient of the states, and the options of both calls."""
+    T, B, I, H = shape
+    rng = np.random.default_rng(0)
+    params = fastbptt.init_params(I, H, dtype=dtype, seed=0)
+    x, dh = (rng.standard_normal((T, B, n)).astype(dtype) for n in (I, H))
+    options = {"lengths": rng.integers(0, T + 1, B)} if some else {}
+    return params, x, dh, options
+
+
+def train(params, x, dh, options):
+    """One forward and one backward: all results in one list."""
+    h = fastbptt.forward(params, x, **options)
+    dparams, dx, dh0 = fastbptt.backward(params, x, h, dh, **options)
+    return [h, *dparams, dx, dh0]
+
+
+def digest(results):
+    return hashlib.sha256(b"".join(a.tobytes() for a in results)).hexdigest()
+
+
+def digests(shapes=SHAPES):
+    """Of the float32 results for every shape, without and with lengths, in this thread."""
+    return [digest(train(*draw(shape, some=some))) for shape in shapes for some in (False, True)]
+
+
+@contextlib.contextmanager
+def using(threads):
+    """Numba's setting for this thread, for a while."""
+    if threads > numba.core.config.NUMBA_NUM_THREADS:
+        pytest.skip("one core")
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """With how many threads each parallel loop was launched."""
+    found = []
+
+    def launch(function, task, threads):
+        found.append(threads)
+        original(function, task, threads)
+
+    original = team.launch
+    monkeypatch.setattr(team, "launch", launch)
+    return found
+
+
+def run(program, folder, *args, **environment):
+    """What a program, which may import this file, prints as JSON in a process of its own."""
+    path = folder / "program.py"  # a file: "spawn" needs one
+    path.write_text(program)
+    paths = os.pathsep.join(
+        str(p) for p in (Path(__file__).parent, Path(fastbptt.__file__).parents[1])
+    )
+    done = subprocess.run(
+        [sys.executable, path, *args],
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# The same bits
+
+
+@LENGTHS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_one_thread_and_two(shape, dtype, some, launches):
+    case = draw(shape, dtype, some)
+    with using(1):
+        expected = digest(train(*case))
+    assert launches == []
+    with using(2):
+        for _ in range(3):  # the threads share the work differently every time
+            assert digest(train(*case)) == expected
+    assert launches == [2] * 6
+
+
+def test_one_thread_to_four(tmp_path):
+    program = """
+import json, numba, test_threads
+found = []
+for threads in (1, 2, 3, 4):
+    numba.set_num_threads(threads)
+    found.append(test_threads.digests())
+    assert numba.get_num_threads() == threads
+print(json.dumps(found))
+"""
+    found = run(program, tmp_path, NUMBA_NUM_THREADS="4")
+    assert found == [digests()] * 4
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_stays(threads):
+    with using(threads):
+        train(*draw(SHAPES[0]))
+        assert numba.get_num_threads() == threads
+    with using(threads), pytest.raises(ValueError, match="lengths"):
+        fastbptt.forward(*draw(SHAPES[0])[:2], lengths=[99])
+    assert team.gather() == numba.get_num_threads()  # nobody is left who launches
+    team.dismiss(numba.get_num_threads())
+
+
+# Whoever calls
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_eight_python_threads_at_once(layer, tmp_path):
+    """From the first call on, which loads the kernels; one at a time launches, others go alone."""
+    program = """
+import importlib, json, sys, threading
+import numba, test_threads
+
+try:
+    importlib.import_module("numba.np.ufunc." + sys.argv[1])
+except ImportError:
+    print(json.dumps("missing"))
+    sys.exit()
+shapes = test_threads.SHAPES[:2]
+start, found = threading.Barrier(8), []
+
+def work():
+    start.wait()
+    for _ in range(6):
+        found.append(test_threads.digests(shapes))
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+distinct = [list(d) for d in {tuple(d) for d in found}]
+print(json.dumps([len(found), distinct, numba.threading_layer()]))
+"""
+    module = {"omp": "omppool", "workqueue": "workqueue"}[layer]
+    found = run(program, tmp_path, module, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    if found == "missing":
+        pytest.skip(f"Numba has no {layer} here")
+    assert found == [8 * 6, [digests(SHAPES[:2])], layer]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process(method, tmp_path):
+    """After the parent has launched threads, while another of its threads goes on to do so."""
+    program = """
+import json, multiprocessing, sys, threading
+import numba
+import test_threads
+
+def child(pipe):
+    digests = test_threads.digests(test_threads.SHAPES[:2])
+    pipe.send([digests, test_threads.subnormals_survive()])
+    pipe.close()
+
+def keep_busy():
+    while not done.is_set():
+        test_threads.digests(test_threads.SHAPES[:1])
+
+if __name__ == "__main__":
+    test_threads.digests(test_threads.SHAPES[:1])
+    done = threading.Event()
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    context = multiprocessing.get_context(sys.argv[1])
+    ends = [context.Pipe(duplex=False) for _ in range(2)]
+    children = [context.Process(target=child, args=(send,), daemon=True) for _, send in ends]
+    for process in children:
+        process.start()
+    found = [receive.recv() if receive.poll(30) else None for receive, _ in ends]
+    for process in children:
+        process.join(10)
+    done.set()
+    busy.join()
+    after = test_threads.digests(test_threads.SHAPES[:2])
+    print(json.dumps([found, [p.exitcode for p in children], after]))
+"""
+    if method == "fork" and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    found = run(program, tmp_path, method, NUMBA_NUM_THREADS="2")
+    expected = digests(SHAPES[:2])
+    assert found == [[[expected, True]] * 2, [0] * 2, expected]
+
+
+# What calls leave behind
+
+
+def subnormals_survive():
+    """Whether arithmetic in this thread keeps subnormals: neither flushed nor taken for zero."""
+    tiny = np.full(100, np.finfo(np.float32).tiny)
+    half = tiny * np.float32(0.5)
+    return bool((half > 0).all() and (half + half == tiny).all())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormals_in_workers_and_afterwards(threads, launches):
+    T, B, H = 2, 301, 33
+    rng = np.random.default_rng(0)
+    x = (rng.integers(-(1 << 23), 1 << 23, (T, B, H)) * 2.0**-149).astype(np.float32)
+    eye, zeros = np.eye(H, dtype=np.float32), np.zeros((H, H), np.float32)
+    params = Params(eye, zeros, zeros[0])
+    with using(threads):
+        for activation in ("identity", "tanh"):
+            h = fastbptt.forward(params, x, activation=activation)
+            np.testing.assert_array_equal(h[1:], x)
+            dx = fastbptt.backward(params, x, h, x, activation=activation).x
+            np.testing.assert_array_equal(dx, x)
+            assert subnormals_survive()
+    assert len(launches) == (4 if threads == 2 else 0)
+
+
+def test_the_rounding_mode_stays():
+    with contextlib.suppress(OSError, AttributeError):
+        mode = ctypes.CDLL(None).fegetround
+        before = mode()
+        train(*draw(SHAPES[0]))
+        assert mode() == before
+
+
+@LENGTHS
+def test_memory(some):
+    """Beside inputs and results a call takes 16 MiB and the packed weights at most."""
+    params, x, dh, options = draw((200, 256, 64, 64), some=some)
+    h = fastbptt.forward(params, x, **options)
+    fastbptt.backward(params, x, h, dh, **options)
+    allowed = (16 << 20) + 2 * sum(a.nbytes for a in params)
+    tracemalloc.start()  # NumPy tells it what it allocates
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        h = fastbptt.forward(params, x, **options)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        assert h.nbytes <= peak <= h.nbytes + allowed
+
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        dparams, dx, dh0 = fastbptt.backward(params, x, h, dh, **options)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        results = sum(a.nbytes for a in (*dparams, dx, dh0) if a is not None)
+        assert results <= peak <= results + allowed
+    finally:
+        tracemalloc.stop()

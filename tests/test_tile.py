@@ -1,0 +1,167 @@
+"""The register tile alone: every m, one vector and two, short and long sums, any alignment."""
+
+# pyright: reportCallIssue=false
+# (a Numba intrinsic is called with one argument less than it is defined with)
+
+import functools
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from numba import njit
+
+from fastbptt.kernels import simd, tile
+from fastbptt.kernels.simd import offset_bytes, pointer
+from fastbptt.kernels.tile import tile_columns, tile_rows
+
+GUARD = 12345.0
+DTYPES = pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
+LENGTHS = pytest.mark.parametrize("k", [0, 1, 2, 7, 33])
+MARGIN = 8  # guard rows of c, before and behind
+
+
+@njit
+def call_rows(m, n, k, stride, a, b, start, c, at):
+    """`at`: how many bytes behind an array's start each of a, b, start and c begins."""
+    a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
+    start, c = offset_bytes(pointer(start), at[2]), offset_bytes(pointer(c), at[3])
+    tile_rows(m, n, k, stride, a, b, start, c)
+
+
+@njit
+def call_columns(m, n, k, stride, a, b, start, c, at):
+    a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
+    start, c = offset_bytes(pointer(start), at[2]), offset_bytes(pointer(c), at[3])
+    tile_columns(m, n, k, a, b, start, c)
+
+
+class Kind(NamedTuple):
+    """What the tests need to know of one of the two tiles."""
+
+    call: object
+    rows: object  # dtype -> m at most
+    transposed: bool  # whether a(i, k) lies at a[k, i]
+
+
+KINDS = {
+    "tile_rows": Kind(call_rows, lambda dtype: tile.tile_rows_count(), False),
+    "tile_columns": Kind(
+        call_columns, lambda dtype: tile.tile_columns_count(numba.from_dtype(dtype)), True
+    ),
+}
+EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+def lanes(dtype):
+    return simd.lanes(numba.from_dtype(dtype))
+
+
+@functools.cache
+def draw(kind, dtype, k, whole=False):
+    """a (rows, k), b (k, NR) and start (NR,), of small integers or of normal variates."""
+    rng = np.random.default_rng(k)
+    shapes = (kind.rows(dtype), k), (k, tile.VECTORS * lanes(dtype)), tile.VECTORS * lanes(dtype)
+    if whole:
+        return [rng.integers(-9, 10, shape).astype(dtype) for shape in shapes]
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def shifted(values, size, at):
+    """Memory of `size` elements with the values at byte `at`, NaN elsewhere."""
+    memory = np.full(size + 2, np.nan, values.dtype)
+    raw = memory.view(np.uint8)
+    raw[at : at + values.nbytes] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return memory
+
+
+def run(kind, a, b, start, m, n, at=(0, 0, 0, 0)):
+    """The part of c that is to be written: m rows, the vectors that n columns need.
+
+    All else stays as it was.  Where no more than that is to be read, there is NaN: in a past row m
+    and column k, in b and start past the vectors that n columns need.
+    """
+    dtype, k, width, one = start.dtype, len(b), len(start), lanes(start.dtype)
+    written = one if n <= one else width
+    stride = one if kind.transposed else k + 3
+    rows = np.full((k, stride) if kind.transposed else (m, stride), np.nan, dtype)
+    if kind.transposed:
+        rows[:, :m] = a[:m].T
+    else:
+        rows[:, :k] = a[:m]
+    b, start = b.copy(), start.copy()
+    b[:, written:] = start[written:] = np.nan
+    inputs = [shifted(v, v.size, shift) for v, shift in zip((rows, b, start), at, strict=False)]
+
+    memory = np.full((kind.rows(dtype) + 2 * MARGIN) * width, GUARD, dtype)
+    before = memory.copy()
+    first = MARGIN * width * dtype.itemsize + at[3]
+    kind.call(m, n, k, stride, *inputs, memory, (*at[:3], first))
+
+    there = slice(first, first + m * width * dtype.itemsize)
+    c = memory.view(np.uint8)[there].copy().view(dtype).reshape(m, width)[:, :written]
+    for part in (memory, before):  # what may be written is no longer compared
+        part.view(np.uint8)[there].reshape(m, -1)[:, : written * dtype.itemsize] = 0
+    np.testing.assert_array_equal(memory, before)
+    return c
+
+
+@EACH
+@DTYPES
+@LENGTHS
+def test_whole_numbers_are_exact(kind, dtype, k):
+    """Every m and n; what lies beyond the rows and the vectors of a result stays as it is."""
+    a, b, start = draw(kind, dtype, k, whole=True)
+    expected = start + a @ b
+    for m in range(1, kind.rows(dtype) + 1):
+        for n in range(1, len(start) + 1):
+            got = run(kind, a, b, start, m, n)
+            assert got.shape[1] >= n
+            np.testing.assert_array_equal(got, expected[:m, : got.shape[1]], f"{m=} {n=}")
+
+
+@EACH
+@DTYPES
+@LENGTHS
+def test_rounding_errors(kind, dtype, k):
+    """Within k roundings of u relative to |start| + |a| |b|; one more where products round too."""
+    wider = np.float64 if dtype == np.float32 else np.longdouble
+    if np.finfo(wider).nmant == np.finfo(dtype).nmant:
+        pytest.skip("no type wider than float64 here")
+    a, b, start = (v.astype(wider) for v in draw(kind, dtype, k))
+    expected = start + a @ b
+    roundings = k if simd.target()[1] or k == 0 else k + 1
+    u = np.finfo(dtype).epsneg
+    bound = roundings * u / (1 - roundings * u) * (np.abs(start) + np.abs(a) @ np.abs(b))
+    for m in range(1, kind.rows(dtype) + 1):
+        for n in (lanes(dtype), len(start)):
+            got = run(kind, *draw(kind, dtype, k), m, n)
+            assert (np.abs(got - expected[:m, :n]) <= bound[:m, :n]).all()
+
+
+@EACH
+@DTYPES
+@LENGTHS
+def test_a_row_does_not_depend_on_its_neighbours(kind, dtype, k):
+    """The same bits for every m, on its own, and for one vector and two."""
+    a, b, start = draw(kind, dtype, k)
+    rows, width = kind.rows(dtype), len(start)
+    expected = run(kind, a, b, start, rows, width)
+    for m in range(1, rows + 1):
+        for n in (lanes(dtype), width):
+            got = run(kind, a, b, start, m, n)
+            np.testing.assert_array_equal(got, expected[:m, :n], f"{m=} {n=}")
+    for i in range(rows):
+        got = run(kind, a[i : i + 1], b, start, 1, width)
+        np.testing.assert_array_equal(got[0], expected[i], f"row {i}")
+
+
+@EACH
+@DTYPES
+def test_any_alignment(kind, dtype):
+    """Panels begin at any element, rows at any byte."""
+    a, b, start = draw(kind, dtype, 7, whole=True)
+    expected = start + a @ b
+    for at in ((1, 0, 0, 0), (0, 4, 0, 0), (0, 0, 4, 0), (0, 0, 0, 4), (3, 4, 4, 4)):
+        got = run(kind, a, b, start, len(a), len(start), at)
+        np.testing.assert_array_equal(got, expected, f"{at=}")
