@@ -42,7 +42,7 @@ def forward(params, x, h, lengths, activation):
 
 
 def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
-    """Fill ``dparams``, ``dx`` and ``dh0`` with a loss's gradients, by backpropagation through time.
+    """Fill ``dparams``, ``dx`` and ``dh0`` by backpropagation through time.
 
     From t = T down to 1, with :math:`dz_{T+1} = 0`,
 

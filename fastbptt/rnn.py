@@ -146,7 +146,7 @@ def forward(
     >>> fastbptt.forward(params, x).shape
     (8, 2, 5)
     """
-    T, B, I, H, dtype = _check_layer(params, x, activation)
+    T, B, _, H, dtype = _check_layer(params, x, activation)
     if h0 is not None:
         _check_array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:

@@ -76,7 +76,7 @@ MANTISSA = {32: 23, 64: 52}
 
 
 def tanh(x):
-    """s + s^3 P(s^2) for s = |x| up to SMALL, 1 - 2 / (exp(2s) + 1) from there on; the sign put back.
+    """s + s^3 P(s^2) for s = |x| up to SMALL, from there on 1 - 2 / (exp(2s) + 1); then the sign.
 
     exp(t) = 2^n + 2^n expm1(r) with n = round(t / ln 2), r = t - n ln 2 and expm1(r) =
     r + r^2 Q(r).  P and Q have equally many coefficients, so that one evaluation serves both.
@@ -122,6 +122,10 @@ def relu_slope(h):
     return (h > 0.0).where(h.constant(1.0), h.constant(0.0))
 
 
+def one(h):
+    return h.constant(1.0)
+
+
 def _by_code(builder, code, value, functions):
     """functions[code](value), code known at run time only."""
     result = cgutils.alloca_once(builder, value.type)
@@ -153,7 +157,6 @@ def slope(typingctx, h, code):
     """f'(z) for h = f(z), f by its code."""
 
     def emit(context, builder, signature, args):
-        one = lambda h: h.constant(1.0)
         return _by_code(builder, args[1], args[0], (tanh_slope, relu_slope, one))
 
     return h(h, types.intp), emit

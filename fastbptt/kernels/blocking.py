@@ -21,6 +21,7 @@ LINE = 64  # bytes of a cache line
 # written once, which the least makes cheap beside 2 x 512 operations on each element, even where
 # it lies in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
+COUNTERS = 5  # that workers share, each in a line of its own
 CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
 # Bytes of both buffers of a time block at most, of the 16 MiB that backward may take.
 BUFFERS = 12 << 20
@@ -74,7 +75,7 @@ def forward(B, I, H, itemsize, threads):
     lda = _row_stride(H + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2.
     rows = max(2 * MR, l2_bytes() // 2 // (2 * lda * itemsize))
-    # Several blocks for each thread where there are rows enough, to even out; one for each at least.
+    # Several blocks for each thread where rows suffice, to even out; one for each at least.
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, -(-B // MR)))
     blocks = min(_up(blocks, threads), -(-B // MR))
     rows = -(-B // blocks)
@@ -83,7 +84,7 @@ def forward(B, I, H, itemsize, threads):
              "height": H + I + 2}  # fmt: skip
     regions = {
         "task_at": 128 * words,
-        "counters_at": 8 * LINE // itemsize,
+        "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "packed_at": panels * (H + I + 2) * NR,
         "states_at": threads * 2 * rows * lda,
@@ -118,7 +119,7 @@ def backward(T, B, I, H, itemsize, threads, need_dx):
              "h_chunks": h_chunks, "height": 1 + H, "ldz": ldz}  # fmt: skip
     regions = {
         "task_at": 128 * words,
-        "counters_at": 8 * LINE // itemsize,
+        "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "order_at": 2 * B * words,
         "packed_at": (h_panels + x_panels) * (1 + H) * NR,

@@ -1,7 +1,6 @@
 """The backend's two functions: plan, allocate, compile once, run on one thread or on several."""
 
 import functools
-import time
 
 import numba
 import numpy as np
@@ -25,13 +24,25 @@ from fastbptt.kernels.loops import (
     weight_gradient,
 )
 from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
-from fastbptt.kernels.team import SOURCE, address, call, counter, draw, fetch, keep, meet, settle, wait
+from fastbptt.kernels.team import (
+    SOURCE,
+    address,
+    call,
+    counter,
+    draw,
+    fetch,
+    keep,
+    meet,
+    settle,
+    wait,
+)
 
 # Below so many floating-point operations a call stays on one thread: starting others takes 2 us
 # and more, in which one core does this much.
 ALONE_BELOW = 400_000
-# Up to so many a call is short enough, some milliseconds, to be timed for `team.Pace`.
-PACED_BELOW = 2_000_000_000
+# Counters that workers share: tickets drawn, and pieces of each kind that are done.
+TICKETS, PACKED, STATES, WEIGHTS, MET = range(5)
+
 # Sequences whose padding one ticket clears.
 PAST_ROWS = 16
 
@@ -42,7 +53,11 @@ def weight_units(p, ticket, number, block, rows, slot):
 
     Returns the ticket drawn next.
     """
-    tickets, states, weights = counter(p.counters, 0), counter(p.counters, 2), counter(p.counters, 3)
+    tickets, states, weights = (
+        counter(p.counters, TICKETS),
+        counter(p.counters, STATES),
+        counter(p.counters, WEIGHTS),
+    )
     units = p.plan.h_panels * p.plan.parts
     while ticket < number + units:
         wait(states, (block + 1) * p.plan.splits)
@@ -62,7 +77,7 @@ def _workers(source):
         p = fetch(task)
         if p.plan.threads > 1:
             settle(p.cores, p.plan.threads, slot)
-        tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
+        tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
         ticket = draw(tickets)
         while ticket < p.plan.panels:
             pack_forward(p, ticket)
@@ -72,10 +87,10 @@ def _workers(source):
         while ticket < p.plan.panels + p.plan.blocks:
             forward_block(p, ticket - p.plan.panels, slot)
             ticket = draw(tickets)
-        meet(counter(p.counters, 2), p.plan.threads)
+        meet(counter(p.counters, MET), p.plan.threads)
 
     def backward_worker(task, slot):
-        """Go back through time block by block: state gradients, and one block behind weight gradients.
+        """Go back through time block by block: state gradients and, a block behind, the weights'.
 
         The order of the work is that of the tickets: packing; then for every group of sequences and
         every time block its splits (ranges of rows), and the weight units of the time block before.
@@ -86,8 +101,8 @@ def _workers(source):
         p = fetch(task)
         if p.plan.threads > 1:
             settle(p.cores, p.plan.threads, slot)
-        tickets, packed = counter(p.counters, 0), counter(p.counters, 1)
-        states, weights = counter(p.counters, 2), counter(p.counters, 3)
+        tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
+        states, weights = counter(p.counters, STATES), counter(p.counters, WEIGHTS)
         packs = p.plan.h_panels + p.plan.x_panels
         pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
         ticket = draw(tickets)
@@ -95,8 +110,8 @@ def _workers(source):
             if ticket < packs:
                 pack_backward(p, ticket)
             else:
-                r = (ticket - packs) * PAST_ROWS
-                for r in range(r, min(r + PAST_ROWS, p.B)):
+                begin = (ticket - packs) * PAST_ROWS
+                for r in range(begin, min(begin + PAST_ROWS, p.B)):
                     past_the_end(p, r)
             fetch_add(packed, 1)
             ticket = draw(tickets)
@@ -110,7 +125,11 @@ def _workers(source):
             while t > 0:
                 low, rows, live = t, 0, 0  # a time block of steps t ... low + 1
                 while low > 0:
-                    while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
+                    while (
+                        live < p.plan.group
+                        and first + live < p.B
+                        and get(p.lengths, first + live) >= low
+                    ):
                         live += 1
                     if rows + live > p.plan.capacity:
                         break
@@ -131,7 +150,7 @@ def _workers(source):
                 block, rows_before, t = block + 1, rows, low
         if block > 0:
             weight_units(p, ticket, number, block - 1, rows_before, slot)
-        meet(counter(p.counters, 4), p.plan.threads)
+        meet(counter(p.counters, MET), p.plan.threads)
 
     return forward_worker, backward_worker
 
@@ -153,7 +172,7 @@ def _entry_points(source):
         cores = cast(offset(start, size.cores_at), types.int64)
         for slot in range(size.threads):
             put(cores, slot, 0)
-        for i in range(3):
+        for i in range(blocking.COUNTERS):
             put(counter(counters, i), 0, 0)
         p = ForwardTask(
             T, B, I, H, activation,
@@ -184,7 +203,7 @@ def _entry_points(source):
         cores = cast(offset(start, size.cores_at), types.int64)
         for slot in range(size.threads):
             put(cores, slot, 0)
-        for i in range(5):
+        for i in range(blocking.COUNTERS):
             put(counter(counters, i), 0, 0)
         has_lengths = len(order) > 0
         by_length, its_length = pointer(order), pointer(lengths)
@@ -281,27 +300,6 @@ def _longest_first(lengths, T, B):
     return order, lengths[order], int(lengths.sum())
 
 
-def _share(kind, steps, operations, prepare, worker):
-    """Do a call of `kind`, that many operations on that many steps of sequences.
-
-    `prepare(threads)` does it all for one thread; for several it returns the address of the task.
-    """
-    if operations < ALONE_BELOW:
-        prepare(1)
-        return
-    pace = team.pace(*kind) if operations < PACED_BELOW else None
-    threads = team.gather(pace)
-    started = time.perf_counter()
-    try:
-        task = prepare(threads)
-        if threads > 1:
-            team.launch(worker.address, task, threads)
-    finally:
-        team.dismiss(threads)
-    if pace is not None:
-        pace.note(threads, (time.perf_counter() - started) / steps)
-
-
 def forward(params, x, h, lengths, activation):
     """See :func:`fastbptt.reference.forward`."""
     T, B, I = x.shape
@@ -312,18 +310,21 @@ def forward(params, x, h, lengths, activation):
     x = _rows(x)
     run, worker = _compiled_forward(dtype)
     order, lengths, steps = _longest_first(lengths, T, B)
-    work = None  # alive until all threads are done
-
-    def prepare(threads):
-        nonlocal work
+    operations = 2 * steps * H * (I + H)
+    turn = None
+    if operations >= ALONE_BELOW:
+        turn = team.Turn(("forward", B, I, H, dtype), steps, operations)
+    try:
+        threads = turn.threads if turn else 1
         plan, total = blocking.forward(B, I, H, dtype.itemsize, threads)
         work = np.empty(total, dtype)
-        return run(
-            x, W_x, W_h, b, h, order, lengths, CODES[activation], plan, work, worker.address
-        )
-
-    kind = "forward", B, I, H, dtype
-    _share(kind, steps, 2 * steps * H * (I + H), prepare, worker)
+        code = CODES[activation]
+        task = run(x, W_x, W_h, b, h, order, lengths, code, plan, work, worker.address)
+        if threads > 1:
+            team.launch(worker.address, task, threads)
+    finally:
+        if turn:
+            turn.end()
 
 
 def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
@@ -342,19 +343,23 @@ def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
         dx = NO_DX[dtype]
     run, worker = _compiled_backward(dtype)
     order, lengths, steps = _longest_first(lengths, T, B)
-    work = None  # alive until all threads are done
-
-    def prepare(threads):
-        nonlocal work
+    operations = 4 * steps * H * (I + H)
+    turn = None
+    if operations >= ALONE_BELOW:
+        turn = team.Turn(("backward", B, I, H, dtype, need_dx), steps, operations)
+    try:
+        threads = turn.threads if turn else 1
         plan, total = blocking.backward(T, B, I, H, dtype.itemsize, threads, need_dx)
         work = np.empty(total, dtype)
-        return run(
+        task = run(
             x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,
             order, lengths, CODES[activation], plan, work, worker.address,
         )  # fmt: skip
-
-    kind = "backward", B, I, H, dtype, need_dx
-    _share(kind, steps, 4 * steps * H * (I + H), prepare, worker)
+        if threads > 1:
+            team.launch(worker.address, task, threads)
+    finally:
+        if turn:
+            turn.end()
 
 
 def warmup(dtype):

@@ -128,7 +128,7 @@ class ForwardTask(NamedTuple):
 
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     activation: int
     x: Matrix
@@ -241,7 +241,7 @@ class BackwardTask(NamedTuple):
 
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
     activation: int
     x: Matrix
@@ -299,7 +299,9 @@ def past_the_end(p, r):
 def gather_inputs(p, buffer, at, t, first, lo, hi):
     """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on."""
     lanes = LANES(p.inputs)
-    to = offset(p.inputs, (buffer * (p.plan.x_chunks + p.plan.h_chunks) * p.plan.capacity + at) * lanes)
+    to = offset(
+        p.inputs, (buffer * (p.plan.x_chunks + p.plan.h_chunks) * p.plan.capacity + at) * lanes
+    )
     for chunk in range(p.plan.x_chunks):
         skip = chunk * lanes
         for r in range(lo, hi):
@@ -364,7 +366,9 @@ def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
                 skip = panel * width
                 n = min(width, p.H - skip)
                 start = offset(p.packed, panel * p.plan.height * width)
-                dz = offset(p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + at) * width)
+                dz = offset(
+                    p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + at) * width
+                )
                 for q in range(count):
                     r = lo + split(last - lo, count, q)
                     m = lo + split(last - lo, count, q + 1) - r

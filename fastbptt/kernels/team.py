@@ -49,6 +49,8 @@ SOURCE = int.from_bytes(
 )
 
 SPINS = 500  # before a waiting thread offers its core to others
+# Up to so many operations a call is short enough, some milliseconds, to be timed for `Pace`.
+PACED_BELOW = 2_000_000_000
 OFFERS = 100  # before a thread goes to wait at the end of the parallel loop
 
 _warned = False
@@ -270,35 +272,37 @@ class Pace:
 
 
 @functools.lru_cache(maxsize=1024)
-def pace(*kind):
-    """The pace of one kind of call."""
+def _pace(kind):
     return Pace()
 
 
-def gather(pace):
-    """Threads to run with: Numba's setting if nobody is launching, else 1.  Then `dismiss`.
+class Turn:
+    """A call's claim to threads: Numba's setting if nobody else is launching, else one.
 
-    `pace` is None for calls so long that waiting for ticks does not matter.
+    `kind` says which calls cost the same for each of their `steps`.
     """
-    if _forked or (pace is not None and pace.wants_alone()):
-        return 1
-    if not _launching.acquire(blocking=False):
-        return 1
-    threads = numba.get_num_threads()
-    if threads == 1:
-        _launching.release()
-    return threads
+
+    def __init__(self, kind, steps, operations):
+        self.pace = _pace(kind) if operations < PACED_BELOW else None
+        self.steps, self.threads = steps, 1
+        if not (_forked or (self.pace and self.pace.wants_alone())):
+            self.lock = _launching
+            if self.lock.acquire(blocking=False):
+                self.threads = numba.get_num_threads()
+                if self.threads == 1:
+                    self.lock.release()
+        self.started = time.perf_counter()
+
+    def end(self):
+        if self.threads > 1:
+            self.lock.release()
+        if self.pace:
+            self.pace.note(self.threads, (time.perf_counter() - self.started) / self.steps)
 
 
 def launch(function, task, threads):
     """Run a worker in that many slots and wait for all."""
     _compiled_launch()(function, task, threads)
-
-
-def dismiss(threads):
-    """End what `gather` began."""
-    if threads > 1:
-        _launching.release()
 
 
 def warmup():

@@ -86,7 +86,7 @@ def _mc(p):
 
 
 def _emit_products(builder, vector, begin, end, element, b, initial):
-    """One loop over k from begin to end, every accumulator a phi node; the accumulators after it."""
+    """One loop over k from begin to end, every accumulator a phi node; the sums after it."""
     n = vector.count
     m, vectors = len(initial), len(initial[0])
     before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -128,7 +128,10 @@ def _emit_rows(builder, vector, m, vectors, arguments):
     """Body of `tile_rows` for one m."""
     _, _, k, lda, a, b, start, c = arguments
     rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
-    element = lambda i, step: builder.gep(rows[i], [step])
+
+    def element(i, step):
+        return builder.gep(rows[i], [step])
+
     first = [
         emit_load(builder, builder.gep(start, [INT64(j * vector.count)]), vector).value
         for j in range(vectors)
@@ -141,8 +144,11 @@ def _emit_rows(builder, vector, m, vectors, arguments):
 def _emit_columns(builder, vector, m, vectors, arguments):
     """Body of `tile_columns` for one m."""
     _, _, k, a, b, c = arguments
-    at = lambda i, step: builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
-    element = lambda i, step: builder.gep(a, [at(i, step)])
+
+    def element(i, step):
+        at = builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
+        return builder.gep(a, [at])
+
     zeros = [[ir.Constant(vector, [0.0] * vector.count)] * vectors] * m
     for place, value in _each(builder, c, vector, zeros):
         emit_store(builder, value, place)
