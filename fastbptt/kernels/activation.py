@@ -81,7 +81,7 @@ def tanh(x):
     exp(t) = 2^n + 2^n expm1(r) with n = round(t / ln 2), r = t - n ln 2 and expm1(r) =
     r + r^2 Q(r).  P and Q have equally many coefficients, so that one evaluation serves both.
     In either form only the last addition, and little of what comes before, rounds visibly:
-    1.3 ULP at most.  NaN passes: it fails the comparison with the clamp.
+    1.4 ULP at most.  NaN passes: it fails the comparison with the clamp.
     """
     bits = 64 if isinstance(x.type.element, ir.DoubleType) else 32
     sign = x.bits() & (1 << (bits - 1))

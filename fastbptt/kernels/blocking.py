@@ -23,7 +23,7 @@ LINE = 64  # bytes of a cache line
 LEAST_ROWS, MOST_ROWS = 512, 1024
 COUNTERS = 5  # that workers share, each in a line of its own
 CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
-# Bytes of both buffers of a time block at most, of the 16 MiB that backward may take.
+# Bytes of all buffers at most, of the 16 MiB that a call may take.
 BUFFERS = 12 << 20
 # Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
 UNITS = 8
@@ -73,8 +73,9 @@ def forward(B, I, H, itemsize, threads):
     panels = -(-H // NR)
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(H + I + lanes, itemsize)
-    # A block of rows keeps its two state buffers in half of L2.
-    rows = max(2 * MR, l2_bytes() // 2 // (2 * lda * itemsize))
+    # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
+    rows = min(l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
+    rows = max(rows, MR)
     # Several blocks for each thread where rows suffice, to even out; one for each at least.
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, -(-B // MR)))
     blocks = min(_up(blocks, threads), -(-B // MR))

@@ -140,12 +140,12 @@ def ir_vector(dtype, count=None):
 def emit_load(builder, pointer, vector_type):
     """Vector at a scalar pointer of any alignment."""
     value = builder.load(builder.bitcast(pointer, vector_type.as_pointer()))
-    value.align = 4
+    value.align = 1
     return Vec(builder, value)
 
 
 def emit_store(builder, vec, pointer):
-    builder.store(vec.value, builder.bitcast(pointer, vec.type.as_pointer()), align=4)
+    builder.store(vec.value, builder.bitcast(pointer, vec.type.as_pointer()), align=1)
 
 
 def emit_splat(builder, scalar, vector_type):

@@ -44,7 +44,10 @@ from fastbptt.kernels.simd import (
 # in any file here.
 SOURCE = int.from_bytes(
     hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        b"".join(
+            b"%s %d\n%s" % (path.name.encode(), path.stat().st_size, path.read_bytes())
+            for path in sorted(Path(__file__).parent.glob("*.py"))
+        )
     ).digest()[:7]
 )
 
@@ -247,15 +250,16 @@ class Pace:
     Idle threads of other libraries may occupy the other cores: OpenBLAS's spin for up to 0.1 s
     after every product.  A parallel loop then waits for ticks of the scheduler, 4 ms each, and
     takes many times as long as one thread would.  So short calls are timed.  The second runs
-    alone, to learn what that costs; and after one that took longer on several threads than that,
-    all run alone for a while, longer each time it happens again.
+    alone, to learn what that costs; and after two in a row that took longer on several threads
+    than that (a single one may have had to wake them), all run alone for a while, longer each time
+    it happens again.
     """
 
     REST = 0.02, 1.0  # seconds: the first such while, and the longest
 
     def __init__(self):
         self.calls, self.alone = 0, float("inf")
-        self.until, self.rest = 0.0, self.REST[0]
+        self.slow, self.until, self.rest = 0, 0.0, self.REST[0]
 
     def wants_alone(self):
         return self.calls == 1 or time.perf_counter() < self.until
@@ -264,11 +268,14 @@ class Pace:
         self.calls += 1
         if threads == 1:
             self.alone = min(self.alone, seconds)
-        elif seconds > self.alone:
+        elif seconds <= self.alone:
+            self.slow, self.rest = 0, self.REST[0]
+        elif self.slow == 0:
+            self.slow = 1
+        else:
+            self.slow = 0
             self.until = time.perf_counter() + self.rest
             self.rest = min(2 * self.rest, self.REST[1])
-        else:
-            self.rest = self.REST[0]
 
 
 @functools.lru_cache(maxsize=1024)
