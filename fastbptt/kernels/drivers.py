@@ -64,7 +64,7 @@ def weight_units(p, ticket, number, block, rows, slot):
         wait(weights, block * units)
         weight_gradient(p, block & 1, rows, ticket - number, block == 0, slot)
         fetch_add(weights, 1)
-        ticket = draw(tickets)
+        ticket = draw(tickets, slot)
     return ticket
 
 
@@ -78,15 +78,15 @@ def _workers(source):
         if p.plan.threads > 1:
             settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
-        ticket = draw(tickets)
+        ticket = draw(tickets, slot)
         while ticket < p.plan.panels:
             pack_forward(p, ticket)
             fetch_add(packed, 1)
-            ticket = draw(tickets)
+            ticket = draw(tickets, slot)
         wait(packed, p.plan.panels)
         while ticket < p.plan.panels + p.plan.blocks:
             forward_block(p, ticket - p.plan.panels, slot)
-            ticket = draw(tickets)
+            ticket = draw(tickets, slot)
         meet(counter(p.counters, MET), p.plan.threads)
 
     def backward_worker(task, slot):
@@ -105,7 +105,7 @@ def _workers(source):
         states, weights = counter(p.counters, STATES), counter(p.counters, WEIGHTS)
         packs = p.plan.h_panels + p.plan.x_panels
         pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
-        ticket = draw(tickets)
+        ticket = draw(tickets, slot)
         while ticket < packs + pasts:
             if ticket < packs:
                 pack_backward(p, ticket)
@@ -114,7 +114,7 @@ def _workers(source):
                 for r in range(begin, min(begin + PAST_ROWS, p.B)):
                     past_the_end(p, r)
             fetch_add(packed, 1)
-            ticket = draw(tickets)
+            ticket = draw(tickets, slot)
         wait(packed, packs + pasts)
 
         number = packs + pasts  # ticket of the piece that comes next
@@ -142,7 +142,7 @@ def _workers(source):
                     lo, hi = split(live, p.plan.splits, part), split(live, p.plan.splits, part + 1)
                     state_gradient(p, block & 1, first, t, low + 1, lo, hi, slot)
                     fetch_add(states, 1)
-                    ticket = draw(tickets)
+                    ticket = draw(tickets, slot)
                 number += p.plan.splits
                 if block > 0:
                     ticket = weight_units(p, ticket, number, block - 1, rows_before, slot)

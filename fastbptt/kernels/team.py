@@ -172,8 +172,10 @@ settle = inlined(_settle_on_linux if sys.platform == "linux" else _stay)
 
 
 @inlined
-def draw(tickets):
+def draw(tickets, slot):
     """The next ticket."""
+    if slot > 0:
+        give_way()
     return fetch_add(tickets, 1)
 
 
