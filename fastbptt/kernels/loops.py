@@ -19,6 +19,7 @@ from fastbptt.kernels.simd import (
     mul,
     offset,
     offset_bytes,
+    prefetch,
     put,
     store,
     store_first,
@@ -297,7 +298,10 @@ def past_the_end(p, r):
 
 @inlined
 def gather_inputs(p, buffer, at, t, first, lo, hi):
-    """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on."""
+    """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on.
+
+    Asks for what step t - 1 will read, a step ahead: long series come from main memory.
+    """
     lanes = LANES(p.inputs)
     to = offset(
         p.inputs, (buffer * (p.plan.x_chunks + p.plan.h_chunks) * p.plan.capacity + at) * lanes
@@ -314,8 +318,10 @@ def gather_inputs(p, buffer, at, t, first, lo, hi):
         skip = chunk * lanes
         for r in range(lo, hi):
             place = offset(to, ((p.plan.x_chunks + chunk) * p.plan.capacity + r) * lanes)
-            h = row(p.h, t - 1, get(p.order, first + r))
-            store(place, load_first(offset(h, skip), p.H - skip))
+            b = get(p.order, first + r)
+            store(place, load_first(offset(row(p.h, t - 1, b), skip), p.H - skip))
+            prefetch(offset(row(p.h, t - 2, b), skip))
+            prefetch(offset(row(p.dh, t - 2, b), skip))
 
 
 @inlined
@@ -419,6 +425,10 @@ def weight_gradient(p, buffer, rows, unit, fresh, slot):
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
         for i in range(0, end, MC(p.packed)):
             m = min(MC(p.packed), end - i)
+            to = offset(p.dW_h if to_h else p.dW_x, (base + i) * p.H + skip)
+            for j in range(m):
+                for v in range(0, n, lanes):
+                    prefetch(offset(to, j * p.H + v))
             tile_columns(m, n, rows, offset(a, i), dz, c)
             for j in range(m):
                 number = base + i + j

@@ -351,6 +351,21 @@ def store_first(typingctx, p, v, count):
 
 
 @intrinsic
+def prefetch(typingctx, p):
+    """Bring the cache line at p into the cache, if the address is one that may be read."""
+
+    def emit(context, builder, signature, args):
+        raw = builder.bitcast(args[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [raw.type, INT32, INT32, INT32])
+        f = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = INT32(0), INT32(3), INT32(1)
+        builder.call(f, [raw, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(p), emit
+
+
+@intrinsic
 def zeros(typingctx, p):
     """A vector of zeros, of the type p points to."""
 
