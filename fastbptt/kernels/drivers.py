@@ -1,6 +1,7 @@
 """The backend's two functions: plan, allocate, compile once, run on one thread or on several."""
 
 import functools
+import threading
 
 import numba
 import numpy as np
@@ -253,16 +254,20 @@ def _filled(dtype, ndim):
     return types.Array(numba.from_dtype(dtype), ndim, "C")
 
 
+_compiling = threading.Lock()
 _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
 
 
 def _compile(entry, worker, task, dtype, plan, arrays):
     """An entry point for these types of arrays, and the address of its worker."""
+    if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+        raise RuntimeError("NUMBA_DISABLE_JIT is set: only backend='numpy' works without compiling")
     plan = numba.typeof(plan)
     task = types.CPointer(task_type(task, numba.from_dtype(dtype), plan.dtype))
-    compiled = team.compile_cached(cfunc, types.void(task, _SIZE), worker)
     rest = _INTS, _INTS, _SIZE, plan, _filled(dtype, 1), _SIZE
-    run = team.compile_cached(njit, (*arrays, *rest), entry, nogil=True)
+    with _compiling:  # who comes second loads what the first has compiled
+        compiled = team.compile_cached(cfunc, types.void(task, _SIZE), worker)
+        run = team.compile_cached(njit, (*arrays, *rest), entry, nogil=True)
     return run, compiled
 
 
