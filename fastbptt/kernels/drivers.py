@@ -6,6 +6,7 @@ import threading
 import numba
 import numpy as np
 from numba import cfunc, njit, types
+from numba.core import config
 
 from fastbptt.kernels import blocking, team
 from fastbptt.kernels.activation import CODES
@@ -38,8 +39,8 @@ from fastbptt.kernels.team import (
     wait,
 )
 
-# Below so many floating-point operations a call stays on one thread: starting others takes 2 us
-# and more, in which one core does this much.
+# Below so many floating-point operations, 4 us of one core or more, a call stays on one thread:
+# starting others takes 2 us and more.
 ALONE_BELOW = 400_000
 # Counters that workers share: tickets drawn, and pieces of each kind that are done.
 TICKETS, PACKED, STATES, WEIGHTS, MET = range(5)
@@ -156,6 +157,18 @@ def _workers(source):
     return forward_worker, backward_worker
 
 
+@inlined
+def shared(start, plan):
+    """What the workers of a task share, cleared: counters, and the cores they run on."""
+    counters = cast(offset(start, plan.counters_at), types.int64)
+    for number in range(blocking.COUNTERS):
+        put(counter(counters, number), 0, 0)
+    cores = cast(offset(start, plan.cores_at), types.int64)
+    for slot in range(plan.threads):
+        put(cores, slot, 0)
+    return counters, cores
+
+
 def _entry_points(source):
     """The two compiled functions that Python calls; `source` is part of their key in the cache.
 
@@ -169,12 +182,7 @@ def _entry_points(source):
         H = len(b)
         start = align(pointer(work))
         size = plan[0]
-        counters = offset(start, size.counters_at)
-        cores = cast(offset(start, size.cores_at), types.int64)
-        for slot in range(size.threads):
-            put(cores, slot, 0)
-        for i in range(blocking.COUNTERS):
-            put(counter(counters, i), 0, 0)
+        counters, cores = shared(start, size)
         p = ForwardTask(
             T, B, I, H, activation,
             Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
@@ -200,12 +208,7 @@ def _entry_points(source):
         H = len(db)
         start = align(pointer(work))
         size = plan[0]
-        counters = offset(start, size.counters_at)
-        cores = cast(offset(start, size.cores_at), types.int64)
-        for slot in range(size.threads):
-            put(cores, slot, 0)
-        for i in range(blocking.COUNTERS):
-            put(counter(counters, i), 0, 0)
+        counters, cores = shared(start, size)
         has_lengths = len(order) > 0
         by_length, its_length = pointer(order), pointer(lengths)
         if not has_lengths:
@@ -260,7 +263,7 @@ _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolea
 
 def _compile(entry, worker, task, dtype, plan, arrays):
     """An entry point for these types of arrays, and the address of its worker."""
-    if numba.config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+    if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set: only backend='numpy' works without compiling")
     plan = numba.typeof(plan)
     task = types.CPointer(task_type(task, numba.from_dtype(dtype), plan.dtype))

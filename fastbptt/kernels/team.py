@@ -5,10 +5,10 @@ same task: they draw tickets from a counter, and a ticket says which piece of wo
 waits for pieces of smaller tickets only, which somebody has drawn already, so that the work gets
 done by however many workers really run, one included.
 
-There is a single parallel loop in the package, `_launch`, and it calls workers by their address.
-It starts from Python only, one launch at a time in a process: the workqueue layer aborts when two
-threads launch at once, and GNU OpenMP does not survive a fork.  Who cannot launch works alone,
-with the same results to the bit.
+There is a single parallel loop in the package, in `_launcher`, and it calls workers by their
+address.  It starts from Python only, one launch at a time in a process: the workqueue layer aborts
+when two threads launch at once, and GNU OpenMP does not survive a fork.  Who cannot launch works
+alone, with the same results to the bit.
 """
 
 import functools
@@ -29,7 +29,6 @@ from fastbptt.kernels.blocking import CPU_WORDS
 from fastbptt.kernels.loops import inlined
 from fastbptt.kernels.simd import (
     INT64,
-    cast,
     fetch_add,
     get,
     give_way,
@@ -52,9 +51,9 @@ SOURCE = int.from_bytes(
 )
 
 SPINS = 500  # before a waiting thread offers its core to others
-# Up to so many operations a call is short enough, some milliseconds, to be timed for `Pace`.
-PACED_BELOW = 2_000_000_000
 OFFERS = 100  # before a thread goes to wait at the end of the parallel loop
+# Up to so many operations a call is short, some milliseconds, and timed for `Pace`.
+PACED_BELOW = 2_000_000_000
 
 _warned = False
 
@@ -173,7 +172,11 @@ settle = inlined(_settle_on_linux if sys.platform == "linux" else _stay)
 
 @inlined
 def draw(tickets, slot):
-    """The next ticket."""
+    """The next ticket.
+
+    All but the caller's thread give way first: should another process or library want the core,
+    it is better lost now than with a piece of work in hand that others wait for.
+    """
     if slot > 0:
         give_way()
     return fetch_add(tickets, 1)
@@ -214,7 +217,7 @@ def meet(counter, threads):
 @inlined
 def counter(counters, number):
     """One of the counters of a task, each in a cache line of its own (int64 x 8)."""
-    return offset(cast(counters, types.int64), 8 * number)
+    return offset(counters, 8 * number)
 
 
 def _launcher(source):
