@@ -80,6 +80,7 @@ def forward(B, I, H, itemsize, threads):
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, -(-B // MR)))
     blocks = min(_up(blocks, threads), -(-B // MR))
     rows = -(-B // blocks)
+    spaces = min(threads, blocks)  # for the blocks that are on their way at one time
     words = 8 // itemsize  # of an int64
     sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "panels": panels,
              "height": H + I + 2}  # fmt: skip
@@ -88,9 +89,9 @@ def forward(B, I, H, itemsize, threads):
         "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "packed_at": panels * (H + I + 2) * NR,
-        "states_at": threads * 2 * rows * lda,
-        "tiles_at": threads * MR * NR,
-        "index_at": threads * 2 * rows * words,
+        "states_at": spaces * 2 * rows * lda,
+        "tiles_at": spaces * MR * NR,
+        "index_at": spaces * 2 * rows * words,
     }
     return _plan(itemsize, sizes, regions)
 

@@ -142,9 +142,9 @@ class ForwardTask(NamedTuple):
     lengths: Ints  # (B,) in that order
     plan: Plan  # of blocking.forward
     packed: Floats  # (panels, height, NR): zeros, H rows of W_h, I of W_x, b
-    states: Floats  # (threads, 2, rows, lda)
-    tiles: Floats  # (threads, MR, NR)
-    index: Ints  # (threads, 2, rows) int64
+    states: Floats  # (spaces, 2, rows, lda)
+    tiles: Floats  # (spaces, MR, NR)
+    index: Ints  # (spaces, 2, rows)
     counters: Ints
     cores: Ints  # where the workers run, see `team.settle`
 
@@ -189,13 +189,15 @@ def forward_block(p, block, slot):
     rows = split(p.B, p.plan.blocks, block + 1) - first
     if p.has_lengths:
         rows = (p.B - block + p.plan.blocks - 1) // p.plan.blocks
-    index = offset(p.index, slot * 2 * p.plan.rows)
+    # Where there are no more blocks than threads, each has a space of its own.
+    space = block if p.plan.blocks <= p.plan.threads else slot
+    index = offset(p.index, space * 2 * p.plan.rows)
     length = offset(index, p.plan.rows)
     for r in range(rows):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
-    c = offset(p.tiles, slot * MR(p.packed) * width)
-    now = offset(p.states, slot * 2 * p.plan.rows * p.plan.lda)  # rows [h_{t-1}, x_t, 1]
+    c = offset(p.tiles, space * MR(p.packed) * width)
+    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)  # rows [h_{t-1}, x_t, 1]
     after = offset(now, p.plan.rows * p.plan.lda)  # rows [h_t, x_{t+1}, 1]
 
     live = rows
