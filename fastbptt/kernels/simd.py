@@ -64,11 +64,10 @@ class Vec:
     def _wrap(self, value):
         return Vec(self.builder, value)
 
-    def constant(self, number, type=None):
-        type = type or self.type
-        if isinstance(type.element, ir.IntType):
+    def constant(self, number):
+        if isinstance(self.type.element, ir.IntType):
             number = int(number)
-        return self._wrap(ir.Constant(type, [number] * type.count))
+        return self._wrap(ir.Constant(self.type, [number] * self.type.count))
 
     def _operand(self, other):
         return other if isinstance(other, Vec) else self.constant(other)
@@ -132,9 +131,10 @@ class Vec:
         return self._wrap(self.builder.call(f, [self.value, times.value, plus.value]))
 
 
-def ir_vector(dtype, count=None):
+def ir_vector(dtype):
+    """LLVM type of a vector full of a Numba float type."""
     scalar = ir.DoubleType() if dtype.bitwidth == 64 else ir.FloatType()
-    return ir.VectorType(scalar, count or lanes(dtype))
+    return ir.VectorType(scalar, lanes(dtype))
 
 
 def emit_load(builder, pointer, vector_type):

@@ -52,6 +52,7 @@ SOURCE = int.from_bytes(
 
 SPINS = 500  # before a waiting thread offers its core to others
 OFFERS = 100  # before a thread goes to wait at the end of the parallel loop
+FOR_EVER = 1 << 62  # offers
 # Up to so many operations a call is short, some milliseconds, and timed for `Pace`.
 PACED_BELOW = 2_000_000_000
 
@@ -183,14 +184,15 @@ def draw(tickets, slot):
 
 
 @inlined
-def wait(counter, count):
+def wait(counter, count, offers=FOR_EVER):
     """Until the counter has reached count.
 
     Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
-    very core, as where another library's idle threads spin on the other ones.
+    very core, as where another library's idle threads spin on the other ones; so it is offered,
+    `offers` times at most.
     """
     turns = 0
-    while read_counter(counter) < count:
+    while read_counter(counter) < count and turns < SPINS + offers:
         pause()
         turns += 1
         if turns > SPINS:
@@ -206,12 +208,7 @@ def meet(counter, threads):
     Not for ever, since a thread may have been given several slots, one after the other.
     """
     fetch_add(counter, 1)
-    turns = 0
-    while read_counter(counter) < threads and turns < SPINS + OFFERS:
-        pause()
-        turns += 1
-        if turns > SPINS:
-            give_way()
+    wait(counter, threads, OFFERS)
 
 
 @inlined
