@@ -1,6 +1,6 @@
 """The definition of what fastbptt computes: forward and backward in NumPy alone.
 
-Every other backend exports these two functions with these signatures and is held to their
+Every other backend exports these four functions with these signatures and is held to their
 results.  Arrays come checked and allocated from :mod:`fastbptt.rnn`; a backend only fills them.
 """
 
@@ -88,6 +88,43 @@ def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
         g[live] = dz @ W_h.T
         if dx is not None:
             dx[t, live] = dz @ W_x.T
+
+
+def readout(W_y, b_y, h, y):
+    """Fill ``y`` with what is read out of states: :math:`y = h W_y + b_y`.
+
+    Parameters
+    ----------
+    W_y, b_y : ndarray, (H, O), (O,)
+        Weights.
+    h : ndarray, (N, H)
+        States, of N steps and sequences.
+    y : ndarray, (N, O)
+        Overwritten.
+    """
+    y[...] = h @ W_y + b_y
+
+
+def readout_backward(W_y, h, dy, dW_y, db_y, dh):
+    """Fill the gradients of a readout.
+
+    .. math:: dW_y = h^T dy \\qquad db_y = \\sum dy \\qquad dh = dy W_y^T
+
+    Parameters
+    ----------
+    W_y, h
+        As given to :func:`readout`.
+    dy : ndarray, (N, O)
+        The loss's gradient at every y.
+    dW_y, db_y : ndarray, (H, O), (O,)
+        Overwritten.
+    dh : ndarray, (N, H), or None
+        Overwritten; None where it is not wanted.
+    """
+    dW_y[...] = h.T @ dy
+    db_y[...] = dy.sum(axis=0)
+    if dh is not None:
+        dh[...] = dy @ W_y.T
 
 
 def _live(t, lengths):

@@ -1,19 +1,17 @@
 """The front door: what users call.  It checks, allocates, and hands over to a backend.
 
-A backend is a module that exports ``forward`` and ``backward`` as :mod:`fastbptt.reference` does.
+A backend is a module that exports the functions of :mod:`fastbptt.reference`.
 """
 
 import importlib
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt.reference import ACTIVATIONS
+from fastbptt import checks
 
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
-_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _loaded: dict[str, Any] = {}
 
 
@@ -78,16 +76,8 @@ def init_params(input_size, hidden_size, *, dtype="float32", seed=None):
     >>> params.W_x.shape, params.W_h.shape, params.b.shape
     ((3, 5), (5, 5), (5,))
     """
-    sizes = []
-    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-        try:
-            sizes.append(operator.index(size))
-        except TypeError:
-            raise TypeError(f"{name} is {size!r}, expected an integer") from None
-        if sizes[-1] < 1:
-            raise ValueError(f"{name} is {size}, expected at least 1")
-    I, H = sizes
-    dtype = _float_dtype("dtype", dtype)
+    I, H = checks.integer("input_size", input_size), checks.integer("hidden_size", hidden_size)
+    dtype = checks.float_dtype("dtype", dtype)
     rng = np.random.default_rng(seed)
     limit = np.sqrt(6 / (I + H))
     W_x = rng.uniform(-limit, limit, (I, H))
@@ -146,16 +136,16 @@ def forward(
     >>> fastbptt.forward(params, x).shape
     (8, 2, 5)
     """
-    T, B, _, H, dtype = _check_layer(params, x, activation)
+    T, B, _, H, dtype = checks.layer(params, x, activation)
     if h0 is not None:
-        _check_array("h0", h0, dtype, (B, H), "(B, H)")
+        checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
-        lengths = _check_lengths(lengths, T, B)
+        lengths = checks.lengths_of(lengths, T, B)
     run = _backend(backend).forward
     if out is None:
         out = np.empty((T + 1, B, H), dtype)
     else:
-        _check_out("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
+        checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
     out[0] = 0 if h0 is None else h0
     run(params, x, out, lengths, activation)
     return out
@@ -211,15 +201,15 @@ def backward(
     >>> dparams.W_h.shape, dx.shape, dh0.shape
     ((5, 5), (7, 2, 3), (2, 5))
     """
-    T, B, I, H, dtype = _check_layer(params, x, activation)
-    _check_array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+    T, B, I, H, dtype = checks.layer(params, x, activation)
+    checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
     last = (B, H)
     if not isinstance(dh, np.ndarray) or dh.shape != last:
-        _check_array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
+        checks.array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
     else:
-        _check_array("dh", dh, dtype, last, "(B, H)")
+        checks.array("dh", dh, dtype, last, "(B, H)")
     if lengths is not None:
-        lengths = _check_lengths(lengths, T, B)
+        lengths = checks.lengths_of(lengths, T, B)
     run = _backend(backend).backward
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
@@ -232,6 +222,70 @@ def backward(
     return Gradients(dparams, dx, dh0)
 
 
+def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
+    """Read outputs out of states: ``y = h @ W_y + b_y``.
+
+    Parameters
+    ----------
+    W_y, b_y : ndarray, (H, O), (O,)
+        Weights, all float32 or all float64.
+    h : ndarray, (..., H)
+        States, of the same dtype: those of every step, ``h[1:]``, or the last ones, ``h[-1]``.
+    backend : {"numba", "numpy"}, default "numba"
+
+    Returns
+    -------
+    y : ndarray, (..., O)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    A row of ``y`` does not depend on the others, to the bit, for "numba".
+    """
+    H, O, dtype = checks.readout(W_y, h)
+    checks.array("b_y", b_y, dtype, (O,), "(O,), O as in W_y (H, O)", "h")
+    y = np.empty((*h.shape[:-1], O), dtype)
+    _backend(backend).readout(W_y, b_y, h.reshape(-1, H), y.reshape(-1, O))
+    return y
+
+
+def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
+    """Gradients of a loss with respect to a readout's weights and to the states it reads.
+
+    Parameters
+    ----------
+    W_y, h, backend
+        As given to :func:`readout`.
+    dy : ndarray, (..., O)
+        The loss's gradient at every output.
+    need_dh : bool, default True
+        False leaves out the gradient of the states and its cost.
+
+    Returns
+    -------
+    dW_y, db_y : ndarray, (H, O), (O,)
+    dh : ndarray, (..., H), or None
+        None with ``need_dh=False``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+    """
+    H, O, dtype = checks.readout(W_y, h)
+    checks.array("dy", dy, dtype, (*h.shape[:-1], O), "(..., O), as h (..., H)", "h")
+    dW_y, db_y = np.empty((H, O), dtype), np.empty(O, dtype)
+    dh = np.empty(h.shape, dtype) if need_dh else None
+    rows = None if dh is None else dh.reshape(-1, H)
+    run = _backend(backend).readout_backward
+    run(W_y, h.reshape(-1, H), dy.reshape(-1, O), dW_y, db_y, rows)
+    return dW_y, db_y, dh
+
+
 def warmup(dtype="float32"):
     """Compile the kernels for `dtype` now, or load them from the cache on disk.
 
@@ -241,7 +295,7 @@ def warmup(dtype="float32"):
     ----------
     dtype : {"float32", "float64"}
     """
-    _backend("numba").warmup(_float_dtype("dtype", dtype))
+    _backend("numba").warmup(checks.float_dtype("dtype", dtype))
 
 
 def _backend(name):
@@ -249,95 +303,8 @@ def _backend(name):
         return _loaded[name]
     except (KeyError, TypeError):
         pass
-    if not isinstance(name, str) or name not in BACKENDS:
-        raise ValueError(f"backend is {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+    checks.one_of("backend", name, BACKENDS)
     return _loaded.setdefault(name, importlib.import_module(BACKENDS[name]))
-
-
-# The checks.  Each raises before anything is written; the common case costs a comparison or two.
-
-
-def _float_dtype(name, dtype):
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = np.dtype(object)
-    if dtype is None or (found != _FLOAT32 and found != _FLOAT64):
-        raise TypeError(f"{name} is {dtype!r}, expected 'float32' or 'float64'")
-    return found
-
-
-def _check_layer(params, x, activation):
-    """Check weights, inputs and activation; return T, B, I, H and the dtype."""
-    try:
-        W_x, W_h, b = params
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"params is a {type(params).__name__}, expected Params(W_x, W_h, b)"
-        ) from None
-    _check_type("x", x)
-    dtype = x.dtype
-    if dtype != _FLOAT32 and dtype != _FLOAT64:
-        raise TypeError(f"x has dtype {dtype}, expected float32 or float64 in native byte order")
-    if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}, expected (T, B, I)")
-    T, B, I = x.shape
-    _check_type("W_x", W_x)
-    if W_x.ndim != 2:
-        raise ValueError(f"W_x has shape {W_x.shape}, expected (I, H)")
-    H = W_x.shape[1]
-    if I < 1 or H < 1:
-        raise ValueError(f"x {x.shape} and W_x {W_x.shape}: I and H are expected to be at least 1")
-    _check_array("W_x", W_x, dtype, (I, H), "(I, H), I as in x (T, B, I)")
-    _check_array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)")
-    _check_array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        names = ", ".join(map(repr, ACTIVATIONS))
-        raise ValueError(f"activation is {activation!r}, expected one of {names}")
-    return T, B, I, H, dtype
-
-
-def _check_type(name, a):
-    # A subclass may mean more than its numbers (a mask, a matrix product); a memmap does not.
-    if type(a) is not np.ndarray and not isinstance(a, np.memmap):
-        raise TypeError(f"{name} is a {type(a).__name__}, expected a numpy.ndarray")
-
-
-def _check_array(name, a, dtype, shape, meaning):
-    if type(a) is not np.ndarray:
-        _check_type(name, a)
-    if a.shape != shape:
-        raise ValueError(f"{name} has shape {a.shape}, expected {shape}: {meaning}")
-    if a.dtype != dtype:
-        raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype} as x has")
-
-
-def _check_lengths(lengths, T, B):
-    try:
-        found = np.asarray(lengths)
-    except ValueError:
-        raise ValueError(f"lengths is ragged, expected the shape {(B,)}: (B,)") from None
-    if found.shape != (B,):
-        raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: (B,)")
-    if found.dtype.kind not in "iu" and found.size:
-        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
-    if found.size and (found.min() < 0 or found.max() > T):
-        b = int(np.flatnonzero((found < 0) | (found > T))[0])
-        raise ValueError(f"lengths[{b}] is {found[b]}, expected 0 to {T}: T of x (T, B, I)")
-    return found.astype(np.int64)
-
-
-def _check_out(name, a, dtype, shape, meaning, others):
-    _check_array(name, a, dtype, shape, meaning)
-    if not a.flags.c_contiguous or not a.flags.aligned:
-        raise ValueError(f"{name} has strides {a.strides}, expected a C-contiguous, aligned array")
-    if not a.flags.writeable:
-        raise ValueError(f"{name} is read-only, expected a writeable array")
-    for other in others:
-        if other is not None and np.shares_memory(a, other):
-            raise ValueError(
-                f"{name} {shape} shares memory with another argument, expected memory of its own"
-            )
 
 
 def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
@@ -358,6 +325,6 @@ def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
         ("h0", dh0, (B, H), "(B, H)"),
     ):
         if a is not None or name != "x" or need_dx:
-            _check_out(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
+            checks.output(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
             taken = (*taken, a)
     return Params(dW_x, dW_h, db), dx, dh0

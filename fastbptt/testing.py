@@ -1,11 +1,12 @@
 """The conformance kit: holds a backend to the reference, on shapes and memory layouts that hurt.
 
-A backend is a module with ``forward`` and ``backward`` as :mod:`fastbptt.reference` defines them.
-It conforms where :func:`check_backend` returns; what it gets wrong is an `AssertionError` that
-names the case.  Checked are the numbers (:func:`assert_accurate`), that no memory but the outputs
-is read into them or written, how far padding and NaN reach, and that a repeat gives the same bits.
+A backend is a module with the four functions that :mod:`fastbptt.reference` defines.  It conforms
+where :func:`check_backend` returns; what it gets wrong is an `AssertionError` that names the case.
+Checked are the numbers (:func:`assert_accurate`), that no memory but the outputs is read into them
+or written, how far padding and NaN reach, and that a repeat gives the same bits.
 """
 
+import contextlib
 import itertools
 import math
 import random
@@ -21,6 +22,8 @@ ACTIVATIONS = tuple(reference.ACTIVATIONS)
 # None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
 LENGTHS = ("none", "random", "full", "zero", "some zero")
 INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")
+# A readout's inputs, and for each the one whose layout it takes.
+_READOUT_INPUTS = {"W_y": "W_x", "b_y": "b", "h": "x", "dy": "dh"}
 _PROPER = (
     "C",
     "F",
@@ -79,7 +82,10 @@ def awkward_shapes(passes=2):
 
 
 class Case(NamedTuple):
-    """One call of ``forward`` and one of ``backward``.
+    """One call of each of a backend's functions.
+
+    A readout has H states in, O = I outputs and T B rows; what is said of x, dx and dh here holds
+    for its h, dh and dy.
 
     Attributes
     ----------
@@ -112,6 +118,10 @@ class Case(NamedTuple):
             f"lengths {self.lengths}, dh {dh}, dx {'yes' if self.need_dx else 'no'}, "
             f"layouts: {layouts}"
         )
+
+    def layout(self, name):
+        """How an input, one of `INPUTS`, lies in memory."""
+        return self.layouts[INPUTS.index(name)]
 
     def plain(self, dtype):
         """The same case in `dtype` on C-contiguous inputs."""
@@ -161,8 +171,9 @@ def check_backend(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None
     Parameters
     ----------
     module : module
-        Exports ``forward(params, x, h, lengths, activation)`` and ``backward(params, x, h, dh,
-        dparams, dx, dh0, lengths, activation)``.
+        Exports ``forward(params, x, h, lengths, activation)``, ``backward(params, x, h, dh,
+        dparams, dx, dh0, lengths, activation)``, ``readout(W_y, b_y, h, y)`` and
+        ``readout_backward(W_y, h, dy, dW_y, db_y, dh)``.
     dtypes : iterable of {"float32", "float64"}
     activations : iterable of {"tanh", "relu", "identity"}
     shapes : iterable of (T, B, I, H), default :func:`awkward_shapes`
@@ -193,24 +204,22 @@ def check_case(module, case):
     """
     if case.lengths not in ("none", "full"):
         case = case.writable()  # NaN goes into the padding of x and dh
-    try:
-        data = _draw(case, seed=0)
-        with np.errstate(invalid="ignore"):  # NaN is meant
-            _check_accuracy(module, case)
-            _check_repeat(module, case, data)
-            _check_padding(module, case, data)
-            _check_isolation(module, case.writable(), data)
-    except AssertionError as error:
-        raise AssertionError(f"{case}: {error}") from error
-    except Exception as error:
-        error.add_note(str(case))
-        raise
+    for check, called in ((_check_readout, f"{case}, readout"), (_check_layer, str(case))):
+        try:
+            with np.errstate(invalid="ignore"):  # NaN is meant
+                check(module, case)
+        except AssertionError as error:
+            raise AssertionError(f"{called}: {error}") from error
+        except Exception as error:
+            error.add_note(called)
+            raise
 
 
 def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
     """Check that a sequence's states do not depend, to the bit, on what else is in the batch.
 
-    The reference does not promise it: a BLAS may sum in another order for another batch size.
+    Nor do the outputs read out of a state depend on the other states.  The reference does not
+    promise either: a BLAS may sum in another order for another batch size.
 
     Parameters
     ----------
@@ -219,14 +228,25 @@ def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, sh
     """
     for case in plan(dtypes, activations, shapes):
         case = case.plain(case.dtype)
-        data = _draw(case, seed=0)
-        B = case.shape[1]
-        whole = _run(module, case, data)["h"]
-        for part in (slice(0, 1), slice(B // 2, None), slice(B - 1, None), slice(None, None, -3)):
+        data = _draw_layer(case, seed=0)
+        whole = _run_layer(module, case, data)["h"]
+        for part in _parts(case.shape[1]):
             lengths = None if data.lengths is None else data.lengths[part].copy()
             h = np.ascontiguousarray(data.h[:, part])
             module.forward(data[:3], data.x[:, part], h, lengths, case.activation)
             _assert_same_bits(h, whole[:, part], f"{case}: h of sequences {part} on their own")
+
+        W_y, b_y, h, _ = data = _draw_readout(case, seed=0)
+        whole = _run_readout(module, case, data)["y"]
+        for part in _parts(len(h)):
+            y = np.full_like(whole[part], np.nan)
+            module.readout(W_y, b_y, h[part], y)
+            _assert_same_bits(y, whole[part], f"{case}, readout: y of rows {part} on their own")
+
+
+def _parts(n):
+    """Of n rows the first, the later half, the last, and every third from the last one back."""
+    return slice(0, 1), slice(n // 2, None), slice(n - 1, None), slice(None, None, -3)
 
 
 def assert_accurate(got, plain, exact, label="result"):
@@ -292,7 +312,7 @@ def _assert_same_bits(got, expected, label):
 
 
 class _InOrder(np.ndarray):
-    """Its matrix products are summed term by term, in order."""
+    """Its matrix products, and its sums over rows, are summed term by term, in order."""
 
     def __matmul__(self, other):
         a, b = np.asarray(self), np.asarray(other)
@@ -300,6 +320,10 @@ class _InOrder(np.ndarray):
         for k in range(a.shape[1]):
             total += a[:, k, None] * b[k]
         return total.view(_InOrder)
+
+    def sum(self, axis):  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert axis == 0
+        return sum(np.asarray(self), start=np.zeros(self.shape[1:], self.dtype))
 
 
 def _in_order(function):
@@ -309,34 +333,69 @@ def _in_order(function):
     many partial sums as a vector has lanes give a fraction of that of a sum in order.
     """
 
-    def run(params, x, h, *rest):
-        function([a.view(_InOrder) for a in params], x.view(_InOrder), h.view(_InOrder), *rest)
+    def view(a):
+        if isinstance(a, tuple):
+            return tuple(map(view, a))
+        return a.view(_InOrder) if isinstance(a, np.ndarray) else a
 
-    return run
+    return lambda *arguments: function(*map(view, arguments))
 
 
 _REFERENCE_IN_ORDER = SimpleNamespace(
-    forward=_in_order(reference.forward), backward=_in_order(reference.backward)
+    forward=_in_order(reference.forward),
+    backward=_in_order(reference.backward),
+    readout=_in_order(reference.readout),
+    readout_backward=_in_order(reference.readout_backward),
 )
 
 
-def _check_accuracy(module, case):
+def _check_layer(module, case):
     T, B, I, H = case.shape
-    wider = np.longdouble if np.dtype(case.dtype) == np.float64 else np.float64
-    same, wide = case.plain(case.dtype), case.plain(wider)
+    data = _draw_layer(case, seed=0)
     # 256 elements of the smallest result, db or dx, make the error a steady figure.
     draws = -(-256 // (min(H, T * B * I) or 256))
-    drawn = [_draw(case, seed) for seed in range(draws)]
-    got = [_run(module, case, data) for data in drawn]
-    plain = [[_run(m, same, data) for data in drawn] for m in (reference, _REFERENCE_IN_ORDER)]
-    exact = [_run(reference, wide, data) for data in drawn]
-    for name in exact[0]:
-        of_name = [[run[name] for run in runs] for runs in (got, exact, *plain)]
-        assert_accurate(of_name[0], of_name[2:], of_name[1], name)
+    _check_accuracy(module, case, _draw_layer, _run_layer, draws)
+    _check_repeat(module, case, data, _run_layer)
+    _check_padding(module, case, data)
+    _check_isolation(module, case.writable(), data)
 
 
-def _check_repeat(module, case, data):
-    first, second = _run(module, case, data), _run(module, case, data)
+def _check_readout(module, case):
+    T, B, O, H = case.shape
+    N = T * B
+    data = _draw_readout(case, seed=0)
+    # 64 elements do here, where no state hands its error on; those that zero strides make alike
+    # count as one.
+    draws = -(-64 // (1 if case.layout("dh") == "constant" else min(O, H)))
+    _check_accuracy(module, case, _draw_readout, _run_readout, draws)
+    _check_repeat(module, case, data, _run_readout)
+    if N:
+        for source in ("h", "dy"):
+            _check_nan(module, case.writable(), data, _run_readout, source, (N // 2, -1))
+
+
+def _check_accuracy(module, case, draw, run, draws):
+    """Hold results to those of a wider type, from inputs drawn so many times."""
+    wider = np.longdouble if np.dtype(case.dtype) == np.float64 else np.float64
+    same, wide = case.plain(case.dtype), case.plain(wider)
+    drawn = [draw(case, seed) for seed in range(draws)]
+    got = [run(module, case, data) for data in drawn]
+    exact = [run(reference, wide, data) for data in drawn]
+
+    def check(*ways):
+        plain = [[run(way, same, data) for data in drawn] for way in ways]
+        for name in exact[0]:
+            of_name = [[results[name] for results in runs] for runs in (got, exact, *plain)]
+            assert_accurate(of_name[0], of_name[2:], of_name[1], name)
+
+    try:
+        check(reference)
+    except AssertionError:  # the slow way can only raise the bound
+        check(reference, _REFERENCE_IN_ORDER)
+
+
+def _check_repeat(module, case, data, run):
+    first, second = run(module, case, data), run(module, case, data)
     for name in first:
         _assert_same_bits(second[name], first[name], f"{name} on repeating the call")
 
@@ -346,7 +405,7 @@ def _check_padding(module, case, data):
     if data.lengths is None:
         return
     T, B, I, H = case.shape
-    got = _run(module, case, data)
+    got = _run_layer(module, case, data)
     past = np.arange(T)[:, None] >= data.lengths
     last = got["h"][data.lengths, np.arange(B)]
     held = np.broadcast_to(last, (T, B, H))[past]
@@ -354,43 +413,47 @@ def _check_padding(module, case, data):
     if case.need_dx:
         assert not got["dx"][past].any(), "dx past a sequence's length: expected 0"
 
-    clean = _run(module, case, _pad(data, 0))
+    clean = _run_layer(module, case, _pad(data, 0))
     for name in got:
         _assert_same_bits(got[name], clean[name], f"{name} with NaN, not 0, in the padding")
 
     more = 3
-    longer = _run(module, case._replace(shape=(T + more, B, I, H)), _lengthen(data, more))
+    longer = _run_layer(module, case._replace(shape=(T + more, B, I, H)), _lengthen(data, more))
     for name in got:
         tail = len(got[name]) if name in ("h", "dx") else None
         _assert_same_bits(longer[name][:tail], got[name], f"{name} with {more} more padded steps")
 
 
 def _check_isolation(module, case, data):
-    """A NaN goes where the reference lets it go, and changes no bit of anything else."""
+    """NaN in a step that counts goes where the reference lets it go."""
     T, B = case.shape[:2]
     live = np.arange(T)[:, None] < (np.full(B, T) if data.lengths is None else data.lengths)
     if not live.any():
         return
     t, b = np.argwhere(live)[live.sum() // 2]
-    clean = _run(module, case, data)
     for source in ("x", "dh"):
         index = (b, -1) if source == "dh" and case.last_only else (t, b, -1)
-        poisoned = getattr(data, source).copy()
-        poisoned[index] = np.nan
-        poisoned = data._replace(**{source: poisoned})
-        got = _run(module, case, poisoned)
-        expected = _run(reference, case.plain(case.dtype), poisoned)
-        for name in got:
-            label = f"{name} with NaN in {source}[{', '.join(map(str, index))}]"
-            nan = np.isnan(expected[name])
-            assert (np.isnan(got[name]) == nan).all(), f"{label}: NaN in other places"
-            _assert_same_bits(got[name][~nan], clean[name][~nan], f"{label}, where it is no NaN")
+        _check_nan(module, case, data, _run_layer, source, index)
+
+
+def _check_nan(module, case, data, run, source, index):
+    """A NaN goes where the reference lets it go, and changes no bit of anything else."""
+    poisoned = getattr(data, source).copy()
+    poisoned[index] = np.nan
+    poisoned = data._replace(**{source: poisoned})
+    clean, got = run(module, case, data), run(module, case, poisoned)
+    expected = run(reference, case.plain(case.dtype), poisoned)
+    for name in got:
+        label = f"{name} with NaN in {source}[{', '.join(map(str, index))}]"
+        nan = np.isnan(expected[name])
+        assert (np.isnan(got[name]) == nan).all(), f"{label}: NaN in other places"
+        _assert_same_bits(got[name][~nan], clean[name][~nan], f"{label}, where it is no NaN")
 
 
 # Inputs
 
 
-class _Data(NamedTuple):
+class _Layer(NamedTuple):
     W_x: np.ndarray
     W_h: np.ndarray
     b: np.ndarray
@@ -400,26 +463,44 @@ class _Data(NamedTuple):
     lengths: np.ndarray | None
 
 
-def _draw(case, seed):
-    """Draw the inputs of a case; x and dh are NaN past a sequence's length."""
+class _Readout(NamedTuple):
+    W_y: np.ndarray
+    b_y: np.ndarray
+    h: np.ndarray
+    dy: np.ndarray
+
+
+def _laid(case, name, a):
+    """The numbers that an input's layout leaves: zero strides repeat the first ones."""
+    return _place(a.astype(case.dtype), case.layout(name))[0].copy()
+
+
+def _draw_layer(case, seed):
+    """Draw the inputs of a layer; x and dh are NaN past a sequence's length."""
     T, B, I, H = case.shape
     rng = np.random.default_rng([seed, T, B, I, H])
-
-    def laid(name, a):
-        """The numbers that the layout leaves: zero strides repeat the first ones."""
-        return _place(a.astype(case.dtype), case.layouts[INPUTS.index(name)])[0].copy()
-
     lengths = _draw_lengths(case, rng)
-    W_x = laid("W_x", rng.standard_normal((I, H)) / np.sqrt(I))
+    W_x = _laid(case, "W_x", rng.standard_normal((I, H)) / np.sqrt(I))
     # Elements of about 1/sqrt(H); at a spectral norm of 0.9 no activation lets errors grow.
-    W_h = laid("W_h", 0.9 * np.linalg.qr(rng.standard_normal((H, H)))[0])
-    b = laid("b", 0.1 * rng.standard_normal(H))
-    x = laid("x", rng.standard_normal((T, B, I)))
-    dh = laid("dh", rng.standard_normal((B, H) if case.last_only else (T, B, H)))
+    W_h = _laid(case, "W_h", 0.9 * np.linalg.qr(rng.standard_normal((H, H)))[0])
+    b = _laid(case, "b", 0.1 * rng.standard_normal(H))
+    x = _laid(case, "x", rng.standard_normal((T, B, I)))
+    dh = _laid(case, "dh", rng.standard_normal((B, H) if case.last_only else (T, B, H)))
     h = np.empty((T + 1, B, H), case.dtype)
     h[0] = 0.5 * rng.standard_normal((B, H))
     reference.forward((W_x, W_h, b), x, h, lengths, case.activation)
-    return _pad(_Data(W_x, W_h, b, x, laid("h", h), dh, lengths), np.nan)
+    return _pad(_Layer(W_x, W_h, b, x, _laid(case, "h", h), dh, lengths), np.nan)
+
+
+def _draw_readout(case, seed):
+    """Draw the inputs of a readout."""
+    T, B, O, H = case.shape
+    rng = np.random.default_rng([seed, T, B, O, H])
+    W_y = rng.standard_normal((H, O)) / np.sqrt(H)
+    b_y = 0.1 * rng.standard_normal(O)
+    h, dy = (rng.standard_normal((T * B, n)) for n in (H, O))
+    drawn = zip(_READOUT_INPUTS.values(), (W_y, b_y, h, dy), strict=True)
+    return _Readout(*(_laid(case, name, a) for name, a in drawn))
 
 
 def _draw_lengths(case, rng):
@@ -515,39 +596,59 @@ def _place(a, layout):
 # Calls
 
 
-def _run(module, case, data):
-    """Call a backend on inputs laid out as the case says; return its results by name.
+@contextlib.contextmanager
+def _watched(dtype, inputs, shapes):
+    """Lay inputs, (array, layout) by name, in memory, and outputs: NaN between guards.
 
-    Outputs begin as NaN between guards.  Inputs and guards must stay as they are, and so must the
-    processor's way with subnormal numbers.
+    Inputs and guards must stay as they are, and so must the processor's way with subnormal numbers.
     """
-    T, B, I, H = case.shape
-    placed, buffers = {}, {}
-    for name, layout in zip(INPUTS, case.layouts, strict=True):
-        a = getattr(data, name).astype(case.dtype)
-        placed[name], buffers[name] = _place(a, layout)
-    lengths = data.lengths
-    if lengths is not None:
-        lengths, buffers["lengths"] = _place(lengths, "C")
-    before = {name: buffer.tobytes() for name, buffer in buffers.items()}
-
-    shapes = {"h": (T + 1, B, H), "dW_x": (I, H), "dW_h": (H, H), "db": (H,), "dh0": (B, H)}
-    if case.need_dx:
-        shapes["dx"] = T, B, I
-    outputs = {name: _canvas(shape, case.dtype) for name, shape in shapes.items()}
-    results = {name: canvas.array for name, canvas in outputs.items()}
-    results["h"][0] = data.h[0]
-
-    params, x = (placed["W_x"], placed["W_h"], placed["b"]), placed["x"]
-    dparams = results["dW_x"], results["dW_h"], results["db"]
-    dx, dh0 = results.get("dx"), results["dh0"]
-    rest = lengths, case.activation
-    module.forward(params, x, results["h"], *rest)
-    module.backward(params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest)
-    for name, buffer in buffers.items():
+    laid = {name: _place(a, layout) for name, (a, layout) in inputs.items()}
+    before = {name: buffer.tobytes() for name, (_, buffer) in laid.items()}
+    outputs = {name: _canvas(shape, dtype) for name, shape in shapes.items()}
+    placed = {name: view for name, (view, _) in laid.items()}
+    yield placed, {name: canvas.array for name, canvas in outputs.items()}
+    for name, (_, buffer) in laid.items():
         assert buffer.tobytes() == before[name], f"{name}, an input, was written to"
     for name, canvas in outputs.items():
         assert canvas.guards_intact(), f"{name}: memory outside of it was written to"
-    _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
     assert np.float32(2e-38) * np.float32(0.25) > 0, "subnormal numbers are flushed to zero now"
+
+
+def _run_layer(module, case, data):
+    """Call forward and backward on inputs laid out as the case says; return results by name."""
+    T, B, I, H = case.shape
+    inputs = {name: (getattr(data, name).astype(case.dtype), case.layout(name)) for name in INPUTS}
+    if data.lengths is not None:
+        inputs["lengths"] = data.lengths, "C"
+    shapes = {"h": (T + 1, B, H), "dW_x": (I, H), "dW_h": (H, H), "db": (H,), "dh0": (B, H)}
+    if case.need_dx:
+        shapes["dx"] = T, B, I
+    with _watched(case.dtype, inputs, shapes) as (placed, results):
+        params, x = (placed["W_x"], placed["W_h"], placed["b"]), placed["x"]
+        dparams = results["dW_x"], results["dW_h"], results["db"]
+        dx, dh0 = results.get("dx"), results["dh0"]
+        rest = placed.get("lengths"), case.activation
+        results["h"][0] = data.h[0]
+        module.forward(params, x, results["h"], *rest)
+        module.backward(params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest)
+    _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
+    return results
+
+
+def _run_readout(module, case, data):
+    """Call readout and readout_backward likewise."""
+    T, B, O, H = case.shape
+    N = T * B
+    inputs = {
+        name: (getattr(data, name).astype(case.dtype), case.layout(layout))
+        for name, layout in _READOUT_INPUTS.items()
+    }
+    shapes = {"y": (N, O), "dW_y": (H, O), "db_y": (O,)}
+    if case.need_dx:
+        shapes["dh"] = N, H
+    with _watched(case.dtype, inputs, shapes) as (placed, results):
+        W_y, b_y, h, dy = placed.values()
+        module.readout(W_y, b_y, h, results["y"])
+        gradients = results["dW_y"], results["db_y"], results.get("dh")
+        module.readout_backward(W_y, h, dy, *gradients)
     return results

@@ -53,6 +53,17 @@ class FrontDoor:
         if dx is not None:
             dx[...] = got.x
 
+    @staticmethod
+    def readout(W_y, b_y, h, y):
+        y[...] = fastbptt.readout(W_y, b_y, h)
+
+    @staticmethod
+    def readout_backward(W_y, h, dy, dW_y, db_y, dh):
+        got = fastbptt.readout_backward(W_y, h, dy, need_dh=dh is not None)
+        for out, a in zip((dW_y, db_y, dh), got, strict=True):
+            if out is not None:
+                out[...] = a
+
 
 @given(
     shape=st.tuples(st.integers(0, 9), st.integers(0, 40), st.integers(1, 70), st.integers(1, 140)),
@@ -89,13 +100,16 @@ def test_weights_of_zero_strides(dtype, activation):
 # A kit that cannot fail is a defect.  Here are faults, and what it says of each.
 
 FAULTS = []
+FUNCTIONS = "forward", "backward", "readout", "readout_backward"
+WHOLE = {name: getattr(reference, name) for name in FUNCTIONS}
 
 
 def fault(finding):
-    """Register a function as a faulty `forward` or `backward`, told apart by its arguments."""
+    """Register a function as a faulty one of a backend's, told apart by its arguments."""
+    names = {len(inspect.signature(f).parameters): name for name, f in WHOLE.items()}
 
     def register(function):
-        name = "forward" if len(inspect.signature(function).parameters) == 5 else "backward"
+        name = names[len(inspect.signature(function).parameters)]
         FAULTS.append(pytest.param({name: function}, finding, id=function.__name__))
         return function
 
@@ -103,8 +117,7 @@ def fault(finding):
 
 
 def backend(**functions):
-    whole = {"forward": reference.forward, "backward": reference.backward}
-    return SimpleNamespace(**{**whole, **functions})
+    return SimpleNamespace(**{**WHOLE, **functions})
 
 
 def beside(a, direction):
@@ -299,6 +312,95 @@ def another_bit_every_time(params, x, h, lengths, activation):
         h[1:] = np.nextafter(h[1:], 9)
 
 
+@fault("readout: y: error")
+def no_b_y(W_y, b_y, h, y):
+    reference.readout(W_y, np.zeros_like(b_y), h, y)
+
+
+@fault("readout: y: error nan")
+def only_64_rows(W_y, b_y, h, y):
+    reference.readout(W_y, b_y, h[:64], y[:64])
+
+
+@fault("readout: y: error")
+def strides_of_h_not_heeded(W_y, b_y, h, y):
+    if h.size:
+        h = as_strided(h, h.shape, np.empty(h.shape, h.dtype).strides)
+    reference.readout(W_y, b_y, h, y)
+
+
+@fault("readout: y with NaN in h[")
+def a_nan_spreads_in_y(W_y, b_y, h, y):
+    reference.readout(W_y, b_y, h, y)
+    y += 0 * h.sum()
+
+
+@fault("readout: y: memory outside of it was written to")
+def writes_past_the_end_of_y(W_y, b_y, h, y):
+    reference.readout(W_y, b_y, h, y)
+    if y.size:
+        beside(y, 1)[...] = 0
+
+
+@fault("readout: y on repeating the call")
+def another_bit_of_y_every_time(W_y, b_y, h, y):
+    global calls
+    calls += 1
+    reference.readout(W_y, b_y, h, y)
+    if calls % 2 and y.size > 99:  # where one element counts for little in the mean error
+        y[0, 0] = np.nextafter(y[0, 0], 9)
+
+
+@fault("readout: dh: error")
+def W_y_not_transposed(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y.reshape(W_y.shape[::-1]).T, h, dy, dW_y, db_y, dh)
+
+
+@fault("readout: dW_y: error")
+def dW_y_transposed(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+    dW_y[...] = dW_y.T.reshape(dW_y.shape)
+
+
+@fault("readout: db_y: error nan")
+def adds_to_what_db_y_held(W_y, h, dy, dW_y, db_y, dh):
+    before = db_y.copy()
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+    db_y += before
+
+
+@fault("readout: dW_y: error nan")
+def nothing_written_without_rows(W_y, h, dy, dW_y, db_y, dh):
+    if len(h):
+        reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+
+
+@fault("readout: dh: error nan")
+def dh_not_written(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, None)
+
+
+@fault("readout: dW_y: error")
+def dW_y_wrong_without_dh(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+    if dh is None:
+        dW_y[...] = 0
+
+
+@fault("readout: dh with NaN in dy[")
+def a_nan_spreads_in_dh(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+    if dh is not None:
+        dh += 0 * dy.sum()
+
+
+@fault("readout: h, an input, was written to")
+def writes_to_the_states_read(W_y, h, dy, dW_y, db_y, dh):
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh)
+    if h.size and h.flags.writeable:
+        h[0, 0] = np.nextafter(h[0, 0], 9)
+
+
 @pytest.mark.parametrize(("functions", "finding"), FAULTS)
 def test_the_kit_finds(functions, finding):
     with pytest.raises(AssertionError) as caught:
@@ -332,8 +434,15 @@ def test_the_kit_finds_batch_mates_that_matter():
         if x.shape[1] > 1:
             h[1:] = np.nextafter(h[1:], 9)
 
+    def readout(W_y, b_y, h, y):
+        reference.readout(W_y, b_y, h, y)
+        if len(h) > 1:
+            y[...] = np.nextafter(y, 9)
+
     with pytest.raises(AssertionError, match=r"h of sequences .* on their own"):
         check_batch_invariance(backend(forward=forward), dtypes=["float32"])
+    with pytest.raises(AssertionError, match=r"y of rows .* on their own"):
+        check_batch_invariance(backend(readout=readout), dtypes=["float32"], shapes=[(1, 2, 3, 4)])
 
 
 # The comparison

@@ -54,6 +54,22 @@ def away_from_kinks(arguments, lengths):
     return np.abs(x @ W_x + h[:-1] @ W_h + b).min() > 1e3 * STEP
 
 
+def assert_agrees_with_differences(got, loss, a, name):
+    """Check a gradient with respect to a, which `loss` reads, against central differences."""
+    expected = np.zeros_like(a)
+    for index in np.ndindex(a.shape):
+        value = a[index]
+        a[index] = value + STEP
+        above = loss()
+        a[index] = value - STEP
+        below = loss()
+        a[index] = value
+        expected[index] = (above - below) / (2 * STEP)
+    # Truncation is about STEP² = 1e-12, rounding about eps/STEP = 2e-10, relatively.
+    scale = max(1, np.abs(expected).max())
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * scale, err_msg=name)
+
+
 @ACTIVATIONS
 @LENGTHS
 @pytest.mark.parametrize("last_only", [False, True], ids=["every step", "last step"])
@@ -69,18 +85,7 @@ def test_gradients_agree_with_central_differences(activation, lengths, last_only
     h = run_forward(arguments, lengths, activation)
     got = run_backward(arguments, h, dh, lengths, activation)
     for name, a in zip(NAMES, arguments, strict=True):
-        expected = np.zeros_like(a)
-        for index in np.ndindex(a.shape):
-            value = a[index]
-            a[index] = value + STEP
-            above = loss()
-            a[index] = value - STEP
-            below = loss()
-            a[index] = value
-            expected[index] = (above - below) / (2 * STEP)
-        # Truncation is about STEP² = 1e-12, rounding about eps/STEP = 2e-10, relatively.
-        scale = max(1, np.abs(expected).max())
-        np.testing.assert_allclose(got[name], expected, rtol=0, atol=1e-8 * scale, err_msg=name)
+        assert_agrees_with_differences(got[name], loss, a, name)
 
 
 ONES = np.ones((1, 1)), np.ones((1, 1)), np.zeros(1)
@@ -131,6 +136,59 @@ def test_linear_scalar_network_has_the_closed_form():
     }
     for name in NAMES:
         np.testing.assert_allclose(got[name].ravel(), expected[name], rtol=1e-13, err_msg=name)
+
+
+def run_readout(W_y, b_y, h):
+    y = np.full((len(h), len(b_y)), np.nan)
+    reference.readout(W_y, b_y, h, y)
+    return y
+
+
+def run_readout_backward(W_y, h, dy, need_dh=True):
+    dW_y, db_y, dh = np.full_like(W_y, np.nan), np.full(len(W_y.T), np.nan), np.full_like(h, np.nan)
+    reference.readout_backward(W_y, h, dy, dW_y, db_y, dh if need_dh else None)
+    return dW_y, db_y, dh
+
+
+def test_readout_gradients_agree_with_central_differences():
+    N, O = 7, 3
+    rng = np.random.default_rng(0)
+    W_y, b_y, h, dy = (rng.standard_normal(shape) for shape in ((H, O), (O,), (N, H), (N, O)))
+
+    def loss():
+        return (dy * run_readout(W_y, b_y, h)).sum()
+
+    got = run_readout_backward(W_y, h, dy)
+    for name, gradient, a in zip(("W_y", "b_y", "h"), got, (W_y, b_y, h), strict=True):
+        assert_agrees_with_differences(gradient, loss, a, name)
+
+
+def test_readout_without_dh_the_rest_is_the_same():
+    _, W_y, _, _, h = draw(0)
+    full = run_readout_backward(W_y, h, h)
+    *rest, dh = run_readout_backward(W_y, h, h, need_dh=False)
+    assert np.isnan(dh).all()  # not written
+    for got, expected in zip(rest, full[:2], strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_hand_worked_readout():
+    W_y, b_y = np.array([[1.0, 2], [3, 4]]), np.array([10.0, 20])
+    h, dy = np.array([[1.0, 0], [0, 1], [1, -1]]), np.array([[1.0, 0], [0, 1], [2, 3]])
+    np.testing.assert_array_equal(run_readout(W_y, b_y, h), [[11, 22], [13, 24], [8, 18]])
+    dW_y, db_y, dh = run_readout_backward(W_y, h, dy)
+    np.testing.assert_array_equal(dW_y, [[3, 3], [-2, -2]])
+    np.testing.assert_array_equal(db_y, [3, 4])
+    np.testing.assert_array_equal(dh, [[1, 3], [2, 4], [8, 18]])
+
+
+def test_readout_of_no_rows():
+    W_y, b_y = draw(0)[1], draw(0)[2]  # H by H
+    assert run_readout(W_y, b_y, np.zeros((0, H))).shape == (0, H)
+    dW_y, db_y, dh = run_readout_backward(W_y, np.zeros((0, H)), np.zeros((0, H)))
+    assert dh.shape == (0, H)
+    assert not dW_y.any()
+    assert not db_y.any()
 
 
 def test_a_sequence_stops_at_its_length():

@@ -14,7 +14,7 @@ import pytest
 import fastbptt
 from fastbptt import Gradients, Params, kernels, reference, rnn, testing
 
-T, B, I, H = 4, 3, 2, 5
+T, B, I, H, O = 4, 3, 2, 5, 6
 BACKENDS = pytest.mark.parametrize("backend", list(rnn.BACKENDS))
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 
@@ -24,7 +24,11 @@ def draw(*shape, dtype=np.float32):
 
 
 def arguments(function):
-    """Arguments of `forward` or `backward` that fit; `out` is full of sevens."""
+    """Arguments of one of the four functions that fit; `out` is full of sevens."""
+    if function is fastbptt.readout:
+        return {"W_y": draw(H, O), "b_y": draw(O), "h": draw(T, B, H)}
+    if function is fastbptt.readout_backward:
+        return {"W_y": draw(H, O), "h": draw(T, B, H), "dy": draw(T, B, O)}
     params = Params(draw(I, H), draw(H, H), draw(H))
     if function is fastbptt.forward:
         given = {"h0": draw(B, H), "out": np.full((T + 1, B, H), 7, np.float32)}
@@ -59,12 +63,13 @@ def changed(given, name, change):
 
 def assert_turned_away(function, given, error, *words):
     """Check the error, that its message has these words, and that nothing has been written."""
-    before = [a.copy() for a in flat(given["out"])]
+    outputs = flat(given.get("out"))
+    before = [a.copy() for a in outputs]
     with pytest.raises(error) as caught:
         function(**given)
     for word in words:
         assert word in str(caught.value)
-    for a, copy in zip(flat(given["out"]), before, strict=True):
+    for a, copy in zip(outputs, before, strict=True):
         np.testing.assert_array_equal(a, copy)
 
 
@@ -83,13 +88,22 @@ SHAPES = {
 TAKEN_BY = {
     fastbptt.forward: ("W_x", "W_h", "b", "x", "h0"),
     fastbptt.backward: ("W_x", "W_h", "b", "x", "h", "dh"),
+    fastbptt.readout: ("W_y", "b_y", "h"),
+    fastbptt.readout_backward: ("W_y", "h", "dy"),
 }
-INPUTS = pytest.mark.parametrize(
-    ("function", "name"),
-    [(function, name) for function, names in TAKEN_BY.items() for name in names],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
-)
-FUNCTIONS = pytest.mark.parametrize("function", list(TAKEN_BY), ids=lambda f: f.__name__)
+LAYER, READOUT = list(TAKEN_BY)[:2], list(TAKEN_BY)[2:]
+
+
+def functions(which):
+    return pytest.mark.parametrize("function", which, ids=lambda f: f.__name__)
+
+
+def inputs(which):
+    return pytest.mark.parametrize(
+        ("function", "name"),
+        [(function, name) for function in which for name in TAKEN_BY[function]],
+        ids=lambda value: value if isinstance(value, str) else value.__name__,
+    )
 
 
 class Quantity(np.ndarray):
@@ -100,7 +114,7 @@ def as_subclass(a):
     return a.view(Quantity)
 
 
-@INPUTS
+@inputs(TAKEN_BY)
 @pytest.mark.parametrize(
     ("change", "found"),
     [
@@ -119,20 +133,22 @@ def test_type(function, name, change, found):
     assert_turned_away(function, given, TypeError, f"{name} is a {found}", "numpy.ndarray")
 
 
-@INPUTS
+@inputs(TAKEN_BY)
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", ">f4", "complex64", "bool", "O"])
 def test_dtype(function, name, dtype):
     given = changed(arguments(function), name, lambda a: a.astype(dtype))
-    if name == "x" and dtype == "float64":  # x sets the dtype, and W_x does not have it
-        words = "W_x has dtype float32", "float64 as x has"
-    elif name == "x":
-        words = f"x has dtype {np.dtype(dtype)}", "float32 or float64"
+    # The first of these sets the dtype; the second is the next to be looked at.
+    first, second = ("x", "W_x") if function in LAYER else ("h", "W_y")
+    if name == first and dtype == "float64":
+        words = f"{second} has dtype float32", f"float64 as {first} has"
+    elif name == first:
+        words = f"{first} has dtype {np.dtype(dtype)}", "float32 or float64"
     else:
-        words = f"{name} has dtype {np.dtype(dtype)}", "expected float32 as x has"
+        words = f"{name} has dtype {np.dtype(dtype)}", f"expected float32 as {first} has"
     assert_turned_away(function, given, TypeError, *words)
 
 
-@INPUTS
+@inputs(LAYER)
 @pytest.mark.parametrize("axis", [None, 0, -1], ids=["rank", "first axis", "last axis"])
 def test_shape(function, name, axis):
     """One axis too many, or one element too few along the first or the last axis."""
@@ -160,7 +176,7 @@ def arguments_shape(function, name):
     return (getattr(given["params"], name) if name in Params._fields else given[name]).shape
 
 
-@FUNCTIONS
+@functions(LAYER)
 def test_no_inputs_or_no_hidden_units(function):
     given = arguments(function)
     narrow = changed({**given, "x": given["x"][:, :, :0]}, "W_x", lambda a: a[:0])
@@ -169,7 +185,7 @@ def test_no_inputs_or_no_hidden_units(function):
     assert_turned_away(function, narrow, ValueError, "(2, 0)", "at least 1")
 
 
-@FUNCTIONS
+@functions(LAYER)
 @pytest.mark.parametrize(
     "params", [None, 3, (), (1, 2), (1, 2, 3, 4)], ids=["None", "int", "0", "2", "4"]
 )
@@ -180,13 +196,36 @@ def test_params(function, params):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("W_y", (5,), "W_y (5,), h (4, 3, 5): expected (H, O) and (..., H)"),
+        ("W_y", (1, 5, 6), "W_y (1, 5, 6), h (4, 3, 5): expected (H, O) and (..., H)"),
+        ("h", (), "W_y (5, 6), h (): expected (H, O) and (..., H)"),
+        ("W_y", (4, 6), "W_y has shape (4, 6), expected (5, 6): (H, O), H as in h (..., H)"),
+        ("h", (4, 3, 7), "W_y has shape (5, 6), expected (7, 6): (H, O), H as in h (..., H)"),
+        ("h", (4, 3, 0), "h (4, 3, 0) and W_y (5, 6): expected H and O of at least 1"),
+        ("W_y", (5, 0), "h (4, 3, 5) and W_y (5, 0): expected H and O of at least 1"),
+        ("b_y", (5,), "b_y has shape (5,), expected (6,): (O,), O as in W_y (H, O)"),
+        ("b_y", (1, 6), "b_y has shape (1, 6), expected (6,): (O,), O as in W_y (H, O)"),
+        ("dy", (4, 3, 5), "dy has shape (4, 3, 5), expected (4, 3, 6): (..., O), as h (..., H)"),
+        ("dy", (3, 6), "dy has shape (3, 6), expected (4, 3, 6): (..., O), as h (..., H)"),
+        ("dy", (12, 6), "dy has shape (12, 6), expected (4, 3, 6): (..., O), as h (..., H)"),
+    ],
+)
+def test_shape_of_a_readout(name, shape, words):
+    for function in [f for f in READOUT if name in TAKEN_BY[f]]:
+        given = {**arguments(function), name: draw(*shape)}
+        assert_turned_away(function, given, ValueError, words)
+
+
 def test_dh_of_the_last_state_for_another_batch():
     given = changed(arguments(fastbptt.backward), "dh", lambda a: a[-1, :2])
     words = "dh has shape (2, 5)", "(4, 3, 5): (T, B, H), or (B, H)"
     assert_turned_away(fastbptt.backward, given, ValueError, *words)
 
 
-@FUNCTIONS
+@functions(LAYER)
 @pytest.mark.parametrize(
     ("lengths", "error", "words"),
     [
@@ -208,7 +247,7 @@ def test_lengths(function, lengths, error, words):
     assert_turned_away(function, given, error, *words)
 
 
-@FUNCTIONS
+@functions(LAYER)
 @pytest.mark.parametrize("activation", ["sigmoid", "Tanh", None, np.tanh, ["tanh"]])
 def test_activation(function, activation):
     given = {**arguments(function), "activation": activation}
@@ -216,7 +255,7 @@ def test_activation(function, activation):
     assert_turned_away(function, given, ValueError, *words)
 
 
-@FUNCTIONS
+@functions(TAKEN_BY)
 @pytest.mark.parametrize("backend", ["torch", "reference", None, kernels, ["numba"]])
 def test_backend(function, backend):
     given = {**arguments(function), "backend": backend}
@@ -406,6 +445,10 @@ def test_takes_what_numpy_maps_from_a_file(backend, tmp_path):
     x[...] = given["x"]
     got = fastbptt.forward(**{**given, "x": x})
     np.testing.assert_array_equal(got, fastbptt.forward(**given))
+    W_y, b_y = draw(I, O), draw(O)
+    y = fastbptt.readout(W_y, b_y, x, backend=backend)
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, fastbptt.readout(W_y, b_y, given["x"], backend=backend))
 
 
 @BACKENDS
@@ -427,6 +470,68 @@ def test_tanh_of_infinity(backend):
     x = np.array([np.inf, -np.inf], np.float32).reshape(1, 2, 1)
     h = fastbptt.forward(params, x, backend=backend)
     np.testing.assert_array_equal(h[1], [[1] * H, [-1] * H])
+
+
+# Leading shapes of states: none, of no rows, and of several axes
+LEADING = pytest.mark.parametrize("leading", [(), (B,), (T, B), (2, T, B), (0,), (T, 0)], ids=str)
+
+
+@BACKENDS
+@LEADING
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_readout_of_any_leading_shape(backend, leading, dtype):
+    W_y, b_y, h, dy = (draw(*shape) for shape in ((H, O), (O,), (*leading, H), (*leading, O)))
+    given = [a.astype(dtype) for a in (W_y, b_y, h, dy)]
+    y = fastbptt.readout(*given[:3], backend=backend)
+    dW_y, db_y, dh = fastbptt.readout_backward(given[0], *given[2:], backend=backend)
+    W_y, b_y, h, dy = (a.astype(np.float64) for a in given)
+    for got, expected in (
+        (y, h @ W_y + b_y),
+        (dW_y, np.einsum("nh,no->ho", h.reshape(-1, H), dy.reshape(-1, O))),
+        (db_y, dy.reshape(-1, O).sum(axis=0)),
+        (dh, dy @ W_y.T),
+    ):
+        assert type(got) is np.ndarray
+        assert got.dtype == dtype
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=0, atol=200 * np.finfo(dtype).eps)
+
+
+@BACKENDS
+def test_readout_without_dh_the_rest_is_the_same(backend):
+    given = {**arguments(fastbptt.readout_backward), "backend": backend}
+    dW_y, db_y, dh = fastbptt.readout_backward(**given, need_dh=False)
+    expected = fastbptt.readout_backward(**given)
+    assert dh is None
+    np.testing.assert_array_equal(dW_y, expected[0])
+    np.testing.assert_array_equal(db_y, expected[1])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a.transpose(1, 0, 2),  # batch-major
+        lambda a: a[1:, :-1],
+        lambda a: a[::-1, ::2],
+        lambda a: a.repeat(2, axis=-1)[..., ::2],
+        lambda a: a[..., ::-1],
+        lambda a: np.broadcast_to(a[:1, :1], a.shape),
+        lambda a: np.broadcast_to(a[0, 0, 0], a.shape),
+        lambda a: np.asfortranarray(a),
+        read_only,
+        misaligned,
+    ],
+    ids=["batch-major", "part", "steps", "gaps", "reversed", "one row", "one number", "F",
+         "read-only", "misaligned"],
+)  # fmt: skip
+def test_readout_of_any_strides(view):
+    W_y, b_y = draw(H, O), draw(O)
+    h, dy = view(draw(T, B, H)), view(draw(T, B, O))
+    got = [fastbptt.readout(W_y, b_y, h), *fastbptt.readout_backward(W_y, h, dy)]
+    h, dy = h.copy(), dy.copy()
+    expected = [fastbptt.readout(W_y, b_y, h), *fastbptt.readout_backward(W_y, h, dy)]
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_warmup():
@@ -497,10 +602,18 @@ def test_init_params_takes_numpy_integers():
 # How the package hangs together
 
 
-@pytest.mark.parametrize("name", ["forward", "backward"])
-def test_backends_have_one_signature(name):
-    got, expected = (inspect.signature(getattr(m, name)) for m in (kernels, reference))
+@functions(TAKEN_BY)
+def test_backends_have_one_signature(function):
+    got, expected = (inspect.signature(getattr(m, function.__name__)) for m in (kernels, reference))
     assert got == expected
+
+
+@functions([*TAKEN_BY, fastbptt.init_params, fastbptt.warmup])
+def test_docstrings_name_every_parameter(function):
+    doc = inspect.getdoc(function) or ""
+    parameters = doc.split("Parameters\n")[1].split("\n\n")[0]
+    named = {n for line in parameters.splitlines() for n in line.split(" : ")[0].split(", ")}
+    assert named >= set(inspect.signature(function).parameters)
 
 
 def test_importing_the_package_does_not_import_numba():
@@ -519,9 +632,13 @@ def test_importing_the_package_does_not_import_numba():
 # Each module imports from lower layers only; what is not named here is the top.
 LAYERS = (
     {"reference", "kernels"},
+    {"checks", "extras"},
     {"rnn"},
-    {"model", "losses", "optimizers", "testing", "datasets"},
-    {"training", "diagnostics"},
+    {"losses", "optimizers", "checkpointed", "testing", "datasets", "diagnostics"},
+    {"sequences", "network"},
+    {"model"},
+    {"storage"},
+    {"training"},
 )
 TOP = len(LAYERS)
 
@@ -556,7 +673,7 @@ def test_imports_go_one_way(path):
     module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     names = set(imported_modules(path))
     if module == "__init__":
-        assert names <= {"rnn", "model", "losses", "optimizers", "training", "diagnostics"}
+        assert names <= {"rnn", "checkpointed", "model", "optimizers", "storage", "training"}
         return
     allowed = {name for name in names if layer(name) < layer(module)}
     if module == "testing":
@@ -568,8 +685,9 @@ def test_imports_go_one_way(path):
     assert names <= allowed
 
 
-def test_the_front_door_imports_the_reference_alone():
-    assert set(imported_modules(PACKAGE / "rnn.py")) == {"reference"}
+def test_the_front_door_imports_no_backend():
+    assert set(imported_modules(PACKAGE / "rnn.py")) == {"checks"}
+    assert set(imported_modules(PACKAGE / "checks.py")) == {"reference"}
 
 
 @pytest.mark.parametrize("module", [rnn, testing], ids=lambda m: m.__name__)

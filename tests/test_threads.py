@@ -25,6 +25,8 @@ from fastbptt.kernels import team
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer.
 SHAPES = [(40, 37, 5, 33), (9, 301, 17, 48), (120, 4, 30, 61), (3, 33, 40, 200)]
+# Of readouts, N H O >= 200,000: many rows, with an edge; one output; fewer rows than a tile has.
+READOUTS = [(1563, 33, 48), (5001, 64, 1), (3, 300, 513)]
 LENGTHS = pytest.mark.parametrize("some", [False, True], ids=["", "lengths"])
 
 
@@ -45,6 +47,18 @@ def train(params, x, dh, options):
     return [h, *dparams, dx, dh0]
 
 
+def draw_readout(shape, dtype="float32"):
+    """W_y, b_y, h and dy."""
+    N, H, O = shape
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(s).astype(dtype) for s in ((H, O), (O,), (N, H), (N, O))]
+
+
+def train_readout(W_y, b_y, h, dy):
+    """One readout and its gradients: all results in one list."""
+    return [fastbptt.readout(W_y, b_y, h), *fastbptt.readout_backward(W_y, h, dy)]
+
+
 def digest(results):
     return hashlib.sha256(b"".join(a.tobytes() for a in results)).hexdigest()
 
@@ -52,6 +66,11 @@ def digest(results):
 def digests(shapes=SHAPES):
     """Of the float32 results for every shape, without and with lengths, in this thread."""
     return [digest(train(*draw(shape, some=some))) for shape in shapes for some in (False, True)]
+
+
+def readout_digests():
+    """Of the float32 results of every readout."""
+    return [digest(train_readout(*draw_readout(shape))) for shape in READOUTS]
 
 
 @contextlib.contextmanager
@@ -122,6 +141,19 @@ def test_one_thread_and_two(shape, dtype, some, launches):
     assert launches == [2] * 6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", READOUTS, ids=str)
+def test_readout_on_one_thread_and_two(shape, dtype, launches):
+    case = draw_readout(shape, dtype)
+    with using(1):
+        expected = digest(train_readout(*case))
+    assert launches == []
+    with using(2):
+        for _ in range(3):
+            assert digest(train_readout(*case)) == expected
+    assert launches == [2] * 6
+
+
 def test_one_thread_to_four(tmp_path):
     program = """
 import json, numba, test_threads
@@ -129,12 +161,12 @@ test_threads.always_launch()
 found = []
 for threads in (1, 2, 3, 4):
     numba.set_num_threads(threads)
-    found.append(test_threads.digests())
+    found.append(test_threads.digests() + test_threads.readout_digests())
     assert numba.get_num_threads() == threads
 print(json.dumps(found))
 """
     found = run(program, tmp_path, NUMBA_NUM_THREADS="4")
-    assert found == [digests()] * 4
+    assert found == [digests() + readout_digests()] * 4
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -12,8 +12,8 @@ import pytest
 from numba import njit
 
 from fastbptt.kernels import simd, tile
-from fastbptt.kernels.simd import offset_bytes, pointer
-from fastbptt.kernels.tile import tile_columns, tile_rows
+from fastbptt.kernels.simd import offset, offset_bytes, pointer
+from fastbptt.kernels.tile import NR, tile_columns, tile_rows
 
 GUARD = 12345.0
 DTYPES = pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
@@ -26,7 +26,15 @@ def call_rows(m, n, k, stride, a, b, start, c, at):
     """`at`: how many bytes behind an array's start each of a, b, start and c begins."""
     a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
     start, c = offset_bytes(pointer(start), at[2]), offset_bytes(pointer(c), at[3])
-    tile_rows(m, n, k, stride, a, b, start, c)
+    tile_rows(m, n, k, stride, a, b, start, 0, c)
+
+
+@njit
+def call_wide(n, k, a, b, stride, c):
+    """One row and several panels, the sums' start in front of each."""
+    panels = pointer(b)
+    start = offset(panels, NR(panels))
+    tile_rows(1, n, k, k, pointer(a), start, panels, stride, pointer(c))
 
 
 @njit
@@ -161,6 +169,28 @@ def test_a_row_does_not_depend_on_its_neighbours(kind, dtype, k):
     for i in range(rows):
         got = run(kind, a[i : i + 1], b, start, 1, width)
         np.testing.assert_array_equal(got[0], expected[i], f"row {i}")
+
+
+@DTYPES
+@LENGTHS
+@pytest.mark.parametrize("panels", tile.WIDE)
+def test_one_row_and_several_panels(dtype, k, panels):
+    """The same bits as one panel after another; nothing behind the row is written."""
+    kind = KINDS["tile_rows"]
+    a, b, start = draw(kind, dtype, k)
+    width = len(start)
+    start[:] = 0  # all panels begin with the first one's start
+    gap = 5  # rows between two panels
+    memory = np.full((panels, 1 + k + gap, width), np.nan, dtype)
+    memory[:, 0] = 0
+    c = np.full((panels + 1) * width, GUARD, dtype)
+    for panel in range(panels):
+        memory[panel, 1 : k + 1] = (1 + panel) * b
+    for n in (panels * width - width // 2, panels * width):
+        call_wide(n, k, a[:1].copy(), memory, memory[0].size, c)
+        expected = [run(kind, a, (1 + p) * b, start, 1, width)[0] for p in range(panels)]
+        np.testing.assert_array_equal(c[: panels * width], np.concatenate(expected))
+        assert (c[panels * width :] == GUARD).all()
 
 
 @EACH

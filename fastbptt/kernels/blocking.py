@@ -65,30 +65,32 @@ def _plan(itemsize, sizes, regions):
 
 
 @functools.lru_cache(maxsize=1024)
-def forward(B, I, H, itemsize, threads):
-    """Plan of a forward call, and the elements of its workspace."""
+def forward(B, I, H, R, itemsize, threads):
+    """Plan of a forward call, and the elements of its workspace.  R: H, or 0 for a readout."""
     lanes = simd.target()[0] // itemsize
     NR = tile.VECTORS * lanes
     MR = tile.tile_rows_count()
     panels = -(-H // NR)
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
-    lda = _row_stride(H + I + lanes, itemsize)
+    lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
     rows = min(l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread where rows suffice, to even out; one for each at least.
-    blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, -(-B // MR)))
-    blocks = min(_up(blocks, threads), -(-B // MR))
+    # One thread's block may be half a tile high: the packed weights still come from L2 in time.
+    most = max(B // (MR // 2), 1)
+    blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
+    blocks = min(_up(blocks, threads), most)
     rows = -(-B // blocks)
     spaces = min(threads, blocks)  # for the blocks that are on their way at one time
     words = 8 // itemsize  # of an int64
     sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "panels": panels,
-             "height": H + I + 2}  # fmt: skip
+             "height": R + I + 2}  # fmt: skip
     regions = {
         "task_at": 128 * words,
         "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
-        "packed_at": panels * (H + I + 2) * NR,
+        "packed_at": panels * (R + I + 2) * NR,
         "states_at": spaces * 2 * rows * lda,
         "tiles_at": spaces * MR * NR,
         "index_at": spaces * 2 * rows * words,
@@ -97,14 +99,17 @@ def forward(B, I, H, itemsize, threads):
 
 
 @functools.lru_cache(maxsize=1024)
-def backward(T, B, I, H, itemsize, threads, need_dx):
-    """Plan of a backward call, and the elements of its workspace."""
+def backward(T, B, I, H, R, itemsize, threads, need_dx):
+    """Plan of a backward call, and the elements of its workspace.  R: H, or 0 for a readout."""
     lanes = simd.target()[0] // itemsize
     NR = tile.VECTORS * lanes
     MR = tile.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
+    # Panels of W_h^T and W_x^T; one at least, for the row of zeros that sums begin with.
+    first_x_panel = -(-R // NR)
+    packs = max(first_x_panel + x_panels, 1)
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
-    x_chunks, h_chunks = I // lanes + 1, -(-H // lanes)
+    x_chunks, h_chunks = I // lanes + 1, -(-R // lanes)
     row_bytes = ((x_chunks + h_chunks) * lanes + h_panels * NR) * itemsize
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
     capacity = min(max(l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
@@ -112,19 +117,20 @@ def backward(T, B, I, H, itemsize, threads, need_dx):
     groups = -(-B // capacity)
     group = -(-B // groups)
     capacity = group * min(capacity // group, T)
-    splits = min(threads, -(-group // MR))
+    splits = min(threads, max(group // (MR // 2), 1))  # half a tile high at least
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
     ldz = _row_stride(h_panels * NR, itemsize)
     words = 8 // itemsize
     sizes = {"threads": threads, "group": group, "capacity": capacity, "splits": splits,
-             "parts": parts, "h_panels": h_panels, "x_panels": x_panels, "x_chunks": x_chunks,
-             "h_chunks": h_chunks, "height": 1 + H, "ldz": ldz}  # fmt: skip
+             "parts": parts, "h_panels": h_panels, "x_panels": x_panels, "packs": packs,
+             "first_x_panel": first_x_panel, "x_chunks": x_chunks, "h_chunks": h_chunks,
+             "height": 1 + H, "ldz": ldz}  # fmt: skip
     regions = {
         "task_at": 128 * words,
         "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "order_at": 2 * B * words,
-        "packed_at": (h_panels + x_panels) * (1 + H) * NR,
+        "packed_at": packs * (1 + H) * NR,
         "dz_at": 2 * group * ldz,
         "inputs_at": 2 * capacity * (x_chunks + h_chunks) * lanes,
         "panels_at": 2 * capacity * h_panels * NR,

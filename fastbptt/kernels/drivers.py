@@ -105,7 +105,7 @@ def _workers(source):
             settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
         states, weights = counter(p.counters, STATES), counter(p.counters, WEIGHTS)
-        packs = p.plan.h_panels + p.plan.x_panels
+        packs = p.plan.packs
         pasts = (p.B + PAST_ROWS - 1) // PAST_ROWS if p.has_lengths else 0
         ticket = draw(tickets, slot)
         while ticket < packs + pasts:
@@ -179,17 +179,19 @@ def _entry_points(source):
     def forward(x, W_x, W_h, b, h, order, lengths, activation, plan, work, worker):
         source  # noqa: B018
         T, B, I = x.shape
-        H = len(b)
+        R, H = len(W_h), len(b)
+        # Of a readout h is (T, B, H): there is no initial state in front.
+        states = pointer(h) if R > 0 else offset(pointer(h), -B * H)
         start = align(pointer(work))
         size = plan[0]
         counters, cores = shared(start, size)
         p = ForwardTask(
-            T, B, I, H, activation,
+            T, B, I, H, R, activation,
             Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
             Matrix(pointer(W_x), 0, W_x.strides[0], W_x.strides[1]),
             Matrix(pointer(W_h), 0, W_h.strides[0], W_h.strides[1]),
             Matrix(pointer(b), 0, 0, b.strides[0]),
-            pointer(h), len(order) > 0, pointer(order), pointer(lengths), size,
+            states, len(order) > 0, pointer(order), pointer(lengths), size,
             offset(start, size.packed_at), offset(start, size.states_at),
             offset(start, size.tiles_at), cast(offset(start, size.index_at), types.int64),
             counters, cores,
@@ -205,7 +207,7 @@ def _entry_points(source):
     ):  # fmt: skip
         source  # noqa: B018
         T, B, I = x.shape
-        H = len(db)
+        R, H = len(W_h), len(db)
         start = align(pointer(work))
         size = plan[0]
         counters, cores = shared(start, size)
@@ -221,13 +223,14 @@ def _entry_points(source):
             fill_rows(pointer(dW_x), I, H, H)
             fill_rows(pointer(dW_h), H, H, H)
             fill_rows(pointer(db), 1, H, H)
+        h_t = h.strides[0] if R > 0 else 0
         dh_t = dh.strides[0] if every_step else 0
         p = BackwardTask(
-            T, B, I, H, activation,
+            T, B, I, H, R, activation,
             Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
             Matrix(pointer(W_x), 0, W_x.strides[0], W_x.strides[1]),
             Matrix(pointer(W_h), 0, W_h.strides[0], W_h.strides[1]),
-            Matrix(pointer(h), h.strides[0], h.strides[1], h.strides[2]),
+            Matrix(pointer(h), h_t, h.strides[1], h.strides[2]),
             Matrix(pointer(dh), dh_t, dh.strides[1], dh.strides[2]), every_step,
             pointer(dW_x), pointer(dW_h), pointer(db), pointer(dx), need_dx, pointer(dh0),
             has_lengths, by_length, its_length, size,
@@ -278,7 +281,7 @@ def _compile(entry, worker, task, dtype, plan, arrays):
 def _compiled_forward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = in_(3), in_(2), in_(2), in_(1), out(3)
-    plan, _ = blocking.forward(1, 1, 1, dtype.itemsize, 1)
+    plan, _ = blocking.forward(1, 1, 1, 1, dtype.itemsize, 1)
     return _compile(_forward, _forward_worker, ForwardTask, dtype, plan, arrays)
 
 
@@ -287,12 +290,15 @@ def _compiled_backward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = (in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG,
               out(2))  # fmt: skip
-    plan, _ = blocking.backward(1, 1, 1, 1, dtype.itemsize, 1, True)
+    plan, _ = blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, 1, True)
     return _compile(_backward, _backward_worker, BackwardTask, dtype, plan, arrays)
 
 
 NO_INTS = np.zeros(0, np.int64)
-NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in (np.dtype("f4"), np.dtype("f8"))}
+_DTYPES = np.dtype(np.float32), np.dtype(np.float64)
+NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
+NO_DH0 = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 
 
 def _rows(a):
@@ -310,21 +316,30 @@ def _longest_first(lengths, T, B):
 
 def forward(params, x, h, lengths, activation):
     """See :func:`fastbptt.reference.forward`."""
+    if len(x) and x.shape[1]:
+        _run_forward(params, x, h, lengths, activation)
+
+
+def readout(W_y, b_y, h, y):
+    """See :func:`fastbptt.reference.readout`."""
+    if len(h):
+        _run_forward((W_y, NO_W_h[y.dtype], b_y), h[None], y[None], None, "identity")
+
+
+def _run_forward(params, x, h, lengths, activation):
     T, B, I = x.shape
-    if T == 0 or B == 0:
-        return
     W_x, W_h, b = params
-    H, dtype = len(b), h.dtype
+    R, H, dtype = len(W_h), len(b), h.dtype
     x = _rows(x)
     run, worker = _compiled_forward(dtype)
     order, lengths, steps = _longest_first(lengths, T, B)
-    operations = 2 * steps * H * (I + H)
+    operations = 2 * steps * H * (I + R)
     turn = None
     if operations >= ALONE_BELOW:
-        turn = team.Turn(("forward", B, I, H, dtype), steps, operations)
+        turn = team.Turn(("forward", B if R else 0, I, H, dtype), steps, operations)
     try:
         threads = turn.threads if turn else 1
-        plan, total = blocking.forward(B, I, H, dtype.itemsize, threads)
+        plan, total = blocking.forward(B, I, H, R, dtype.itemsize, threads)
         work = np.empty(total, dtype)
         code = CODES[activation]
         task = run(x, W_x, W_h, b, h, order, lengths, code, plan, work, worker.address)
@@ -337,27 +352,45 @@ def forward(params, x, h, lengths, activation):
 
 def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
     """See :func:`fastbptt.reference.backward`."""
-    T, B, I = x.shape
-    dW_x, dW_h, db = dparams
-    every_step, need_dx = dh.ndim == 3, dx is not None
-    if T == 0 or B == 0:
-        dW_x[...] = dW_h[...] = db[...] = 0
+    every_step = dh.ndim == 3
+    if len(x) and x.shape[1]:
+        dh = dh if every_step else dh[None]
+        _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation)
+    else:
+        for gradient in dparams:
+            gradient[...] = 0
         dh0[...] = 0 if every_step else dh
+
+
+def readout_backward(W_y, h, dy, dW_y, db_y, dh):
+    """See :func:`fastbptt.reference.readout_backward`."""
+    if not len(h):
+        dW_y[...] = db_y[...] = 0
         return
+    dtype, dy = dy.dtype, dy[None]
+    params, dparams = (W_y, NO_W_h[dtype], None), (dW_y, NO_W_h[dtype], db_y)
+    dx = None if dh is None else dh[None]
+    _run_backward(params, h[None], dy, dy, True, dparams, dx, NO_DH0[dtype], None, "identity")
+
+
+def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation):
+    T, B, I = x.shape
     W_x, W_h, _ = params
-    H, dtype = len(db), h.dtype
-    x, h, dh = _rows(x), _rows(h), _rows(dh if every_step else dh[None])
+    dW_x, dW_h, db = dparams
+    R, H, dtype = len(W_h), len(db), db.dtype
+    need_dx = dx is not None
+    x, h, dh = _rows(x), _rows(h), _rows(dh)
     if not need_dx:
         dx = NO_DX[dtype]
     run, worker = _compiled_backward(dtype)
     order, lengths, steps = _longest_first(lengths, T, B)
-    operations = 4 * steps * H * (I + H)
+    operations = 4 * steps * H * (I + R)
     turn = None
     if operations >= ALONE_BELOW:
-        turn = team.Turn(("backward", B, I, H, dtype, need_dx), steps, operations)
+        turn = team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
     try:
         threads = turn.threads if turn else 1
-        plan, total = blocking.backward(T, B, I, H, dtype.itemsize, threads, need_dx)
+        plan, total = blocking.backward(T, B, I, H, R, dtype.itemsize, threads, need_dx)
         work = np.empty(total, dtype)
         task = run(
             x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,

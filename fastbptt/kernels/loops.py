@@ -124,24 +124,36 @@ def tiles(rows, height):
     return (rows + height - 1) // height
 
 
+@inlined
+def panels_at_once(rows, panels):
+    """How many of the panels left a tile takes: of one row more than one, see `tile`."""
+    if rows > 1 or panels < 2:
+        return 1
+    return 2 if panels < 4 else 4
+
+
 class ForwardTask(NamedTuple):
-    """One forward call, as workers see it.  Pointers into user arrays and into the workspace."""
+    """One forward call, as workers see it.  Pointers into user arrays and into the workspace.
+
+    A readout y = x W_x + b, with R = 0, is one step of a layer whose state does not come back.
+    """
 
     T: int
     B: int
     I: int
     H: int
+    R: int  # rows of W_h: H, or 0 for a readout
     activation: int
     x: Matrix
     W_x: Matrix
     W_h: Matrix
     b: Matrix
-    h: Floats  # (T + 1, B, H), C-contiguous
+    h: Floats  # (T + 1, B, H), C-contiguous; h[0] is not read where R = 0
     has_lengths: bool
     order: Ints  # (B,) sequences, longest first; unused without lengths
     lengths: Ints  # (B,) in that order
     plan: Plan  # of blocking.forward
-    packed: Floats  # (panels, height, NR): zeros, H rows of W_h, I of W_x, b
+    packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
     states: Floats  # (spaces, 2, rows, lda)
     tiles: Floats  # (spaces, MR, NR)
     index: Ints  # (spaces, 2, rows)
@@ -158,18 +170,18 @@ def pack_forward(p, panel):
     to = offset(p.packed, skip * p.plan.height)
     fill_rows(to, 1, width, width)
     W_h = offset_bytes(p.W_h.data, skip * p.W_h.c)
-    pack_panel(offset(to, width), W_h, p.W_h.r, p.W_h.c, p.H, n)
+    pack_panel(offset(to, width), W_h, p.W_h.r, p.W_h.c, p.R, n)
     W_x = offset_bytes(p.W_x.data, skip * p.W_x.c)
-    pack_panel(offset(to, (1 + p.H) * width), W_x, p.W_x.r, p.W_x.c, p.I, n)
+    pack_panel(offset(to, (1 + p.R) * width), W_x, p.W_x.r, p.W_x.c, p.I, n)
     b = offset_bytes(p.b.data, skip * p.b.c)
-    pack_panel(offset(to, (1 + p.H + p.I) * width), b, 0, p.b.c, 1, n)
+    pack_panel(offset(to, (1 + p.R + p.I) * width), b, 0, p.b.c, 1, n)
 
 
 @inlined
 def put_inputs(p, states, index, live, t):
     """[x_{t+1}, 1] into the rows of a state buffer, behind h_t."""
     for r in range(live):
-        place = offset(states, r * p.plan.lda + p.H)
+        place = offset(states, r * p.plan.lda + p.R)
         copy_row_padded(place, row(p.x, t, get(index, r)), p.I)
         put(place, p.I, 1.0)
 
@@ -204,27 +216,32 @@ def forward_block(p, block, slot):
     while live > 0 and get(length, live - 1) == 0:
         live -= 1
     for r in range(live):
-        copy_row_padded(offset(now, r * p.plan.lda), offset(p.h, get(index, r) * p.H), p.H)
+        copy_row_padded(offset(now, r * p.plan.lda), offset(p.h, get(index, r) * p.H), p.R)
     put_inputs(p, now, index, live, 0)
     t = 0
     while live > 0:
         h = offset(p.h, (t + 1) * p.B * p.H)
         count = tiles(live, MR(p.packed))
-        for panel in range(p.plan.panels):
-            skip = panel * width
-            n = min(width, p.H - skip)
-            start = offset(p.packed, skip * p.plan.height)
+        stride = p.plan.height * width
+        panel = 0
+        while panel < p.plan.panels:
+            skip, take = panel * width, panels_at_once(live, p.plan.panels - panel)
+            n = min(take * width, p.H - skip)
+            start = offset(p.packed, panel * stride)
+            panel += take
             for q in range(count):
                 r = split(live, count, q)
                 m = split(live, count, q + 1) - r
                 a = offset(now, r * p.plan.lda)
-                tile_rows(m, n, p.H + p.I + 1, p.plan.lda, a, offset(start, width), start, c)
+                b = offset(start, width)
+                tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
                 for i in range(m):
                     state = offset(after, (r + i) * p.plan.lda + skip)
                     out = offset(h, get(index, r + i) * p.H + skip)
                     for v in range(0, n, lanes):
                         f = activate(load(offset(c, i * width + v)), p.activation)
-                        store(offset(state, v), f)
+                        if p.R > 0:
+                            store(offset(state, v), f)
                         store_first(offset(out, v), f, n - v)
         now, after = after, now
         t += 1
@@ -240,12 +257,16 @@ def forward_block(p, block, slot):
 
 
 class BackwardTask(NamedTuple):
-    """One backward call, as workers see it.  Pointers into user arrays and into the workspace."""
+    """One backward call, as workers see it.  Pointers into user arrays and into the workspace.
+
+    With R = 0 that of a readout, see `ForwardTask`: neither W_h, dW_h nor dh0 is touched.
+    """
 
     T: int
     B: int
     I: int
     H: int
+    R: int  # rows of W_h: H, or 0 for a readout
     activation: int
     x: Matrix
     W_x: Matrix
@@ -263,7 +284,7 @@ class BackwardTask(NamedTuple):
     order: Ints  # (B,) sequences, longest first
     lengths: Ints  # (B,) in that order
     plan: Plan  # of blocking.backward
-    packed: Floats  # (h_panels + x_panels, height, NR): zeros, then H rows of W_h^T or W_x^T
+    packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
     dz: Floats  # (2, group, ldz): dz_t by rows, t even and odd
     inputs: Floats  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
     panels: Floats  # (2, h_panels, capacity, NR): dz_t by panels
@@ -279,8 +300,8 @@ def pack_backward(p, panel):
     to = offset(p.packed, panel * p.plan.height * width)
     fill_rows(to, 1, width, width)
     W, size, skip = p.W_h, p.H, panel * width
-    if panel >= p.plan.h_panels:
-        W, size, skip = p.W_x, p.I, (panel - p.plan.h_panels) * width
+    if panel >= p.plan.first_x_panel:
+        W, size, skip = p.W_x, p.I, (panel - p.plan.first_x_panel) * width
     n = min(width, size - skip)
     pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
 
@@ -339,7 +360,7 @@ def times_weights(p, a, t, first, lo, hi, first_panel, panels, columns, out, c):
             r = lo + split(hi - lo, count, q)
             m = lo + split(hi - lo, count, q + 1) - r
             z = offset(a, r * p.plan.ldz)
-            tile_rows(m, n, p.H, p.plan.ldz, z, offset(start, width), start, c)
+            tile_rows(m, n, p.H, p.plan.ldz, z, offset(start, width), start, 0, c)
             for i in range(m):
                 to = offset(out, (t * p.B + get(p.order, first + r + i)) * columns + skip)
                 for v in range(0, n, lanes):
@@ -370,39 +391,42 @@ def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
             fill_rows(offset(old, going * p.plan.ldz), last - going, p.H, p.plan.ldz)
             gather_inputs(p, buffer, at, t, first, lo, last)
             count = tiles(last - lo, MR(p.packed))
-            for panel in range(p.plan.h_panels):
-                skip = panel * width
-                n = min(width, p.H - skip)
-                start = offset(p.packed, panel * p.plan.height * width)
+            stride = p.plan.height * width if p.R > 0 else 0
+            panel = 0
+            while panel < p.plan.h_panels:
+                skip, take = panel * width, panels_at_once(last - lo, p.plan.h_panels - panel)
+                n = min(take * width, p.H - skip)
+                start = offset(p.packed, panel * stride)
                 dz = offset(
                     p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + at) * width
                 )
+                panel += take
                 for q in range(count):
                     r = lo + split(last - lo, count, q)
                     m = lo + split(last - lo, count, q + 1) - r
-                    g = offset(dz, r * width)
                     k = p.H if r < going else 0
                     z = offset(old, r * p.plan.ldz)
-                    tile_rows(m, n, k, p.plan.ldz, z, offset(start, width), start, g)
+                    tile_rows(m, n, k, p.plan.ldz, z, offset(start, width), start, stride, c)
                     for i in range(m):
                         b = get(p.order, first + r + i)
                         h = offset(row(p.h, t, b), skip)
                         dh = offset(row(p.dh, t - 1, b), skip)
                         enters = p.every_step or r + i >= going
                         for v in range(0, n, lanes):
-                            there = offset(g, i * width + v)
-                            gradient = load(there)
+                            gradient = load(offset(c, i * width + v))
                             if enters:
                                 gradient = add(gradient, load_first(offset(dh, v), n - v))
                             f = slope(load_first(offset(h, v), n - v), p.activation)
                             gradient = mul(gradient, f)
-                            store(there, gradient)
+                            there = v // width * p.plan.capacity * width + (r + i) * width
+                            store(offset(dz, there + v % width), gradient)
                             store(offset(new, (r + i) * p.plan.ldz + skip + v), gradient)
             if p.need_dx:
                 times_weights(
-                    p, new, t - 1, first, lo, last, p.plan.h_panels, p.plan.x_panels, p.I, p.dx, c
-                )
-            if t == 1:
+                    p, new, t - 1, first, lo, last, p.plan.first_x_panel, p.plan.x_panels, p.I,
+                    p.dx, c,
+                )  # fmt: skip
+            if t == 1 and p.R > 0:
                 times_weights(p, new, 0, first, lo, last, 0, p.plan.h_panels, p.H, p.dh0, c)
         at += live
 

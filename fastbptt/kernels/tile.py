@@ -10,6 +10,8 @@
        m [a][  c   ]               a, and does m x NR/lanes fused multiply-adds.
 
 `tile_rows` is for states: a(i, k) = a[i * lda + k], and the sums begin with start[n], a row of NR.
+One row alone has but two chains of sums, and waits for each multiply-add: it may take two or four
+panels at once, `stride` elements apart, and then c is a row of so many times NR columns.
 `tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
 packed side by side, and every SUM_ROWS terms the accumulators are added to c and begin anew.
 
@@ -42,6 +44,8 @@ SUM_ROWS = 32
 # 8 x 2 accumulators keep two 512-bit FMA units busy (2 units x 4 cycles of latency = 8 at least)
 # within 32 registers; 6 x 2 fill 12 of the 16 that AVX2 has.
 VECTORS = 2
+# Panels that a row alone may take at once; with four there are 8 accumulators again.
+WIDE = 2, 4
 
 
 def tile_rows_count():
@@ -85,7 +89,7 @@ def _mc(p):
     return lambda p: n
 
 
-def _emit_products(builder, vector, begin, end, element, b, initial):
+def _emit_products(builder, vector, begin, end, element, b, initial, stride=None):
     """One loop over k from begin to end, every accumulator a phi node; the sums after it."""
     n = vector.count
     m, vectors = len(initial), len(initial[0])
@@ -96,7 +100,11 @@ def _emit_products(builder, vector, begin, end, element, b, initial):
     step = builder.phi(INT64)
     acc = [[builder.phi(vector) for _ in range(vectors)] for _ in range(m)]
     row = builder.gep(b, [builder.mul(step, INT64(VECTORS * n))])
-    bs = [emit_load(builder, builder.gep(row, [INT64(j * n)]), vector) for j in range(vectors)]
+    bs = []
+    for j in range(vectors):
+        if j and j % VECTORS == 0:  # the next panel
+            row = builder.gep(row, [stride])
+        bs.append(emit_load(builder, builder.gep(row, [INT64(j % VECTORS * n)]), vector))
     sums = []
     for i in range(m):
         a = emit_splat(builder, builder.load(element(i, step), align=1), vector)
@@ -126,17 +134,17 @@ def _each(builder, c, vector, accumulators):
 
 def _emit_rows(builder, vector, m, vectors, arguments):
     """Body of `tile_rows` for one m."""
-    _, _, k, lda, a, b, start, c = arguments
+    _, _, k, lda, a, b, start, stride, c = arguments
     rows = [builder.gep(a, [builder.mul(lda, INT64(i))]) for i in range(m)]
 
     def element(i, step):
         return builder.gep(rows[i], [step])
 
     first = [
-        emit_load(builder, builder.gep(start, [INT64(j * vector.count)]), vector).value
+        emit_load(builder, builder.gep(start, [INT64(j % VECTORS * vector.count)]), vector).value
         for j in range(vectors)
     ]
-    sums = _emit_products(builder, vector, INT64(0), k, element, b, [first] * m)
+    sums = _emit_products(builder, vector, INT64(0), k, element, b, [first] * m, stride)
     for place, value in _each(builder, c, vector, sums):
         emit_store(builder, value, place)
 
@@ -168,7 +176,7 @@ def _emit_columns(builder, vector, m, vectors, arguments):
     builder.position_at_end(after)
 
 
-def _emit_call(context, builder, name, dtype, rows, args, emit_one):
+def _emit_call(context, builder, name, dtype, rows, wide, args, emit_one):
     """Call the tile, one LLVM function in each module that uses it.
 
     Its body is a jump to the loop for this m and for the vectors that n columns need.
@@ -180,15 +188,23 @@ def _emit_call(context, builder, name, dtype, rows, args, emit_one):
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
         function.attributes.add("noinline")
-        _emit_body(function, ir_vector(dtype), rows, emit_one)
+        _emit_body(function, ir_vector(dtype), rows, wide, emit_one)
     builder.call(function, args)
     return context.get_dummy_value()
 
 
-def _emit_body(function, vector, rows, emit_one):
+def _emit_body(function, vector, rows, wide, emit_one):
     m, n = function.args[:2]
     builder = ir.IRBuilder(function.append_basic_block())
     impossible = builder.append_basic_block()
+    for panels in reversed(wide):
+        more, fewer = builder.append_basic_block(), builder.append_basic_block()
+        limit = INT64(panels // 2 * VECTORS * vector.count)
+        builder.cbranch(builder.icmp_signed(">", n, limit), more, fewer)
+        builder.position_at_end(more)
+        emit_one(builder, vector, 1, panels * VECTORS, function.args)
+        builder.ret_void()
+        builder.position_at_end(fewer)
     # case = (m - 1) * VECTORS + vectors - 1
     vectors = builder.zext(builder.icmp_signed(">", n, INT64(vector.count)), INT64)
     case = builder.add(builder.mul(builder.sub(m, INT64(1)), INT64(VECTORS)), vectors)
@@ -204,16 +220,19 @@ def _emit_body(function, vector, rows, emit_one):
 
 
 @intrinsic
-def tile_rows(typingctx, m, n, k, lda, a, b, start, c):
-    """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[i * lda + k]."""
+def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
+    """c = start + a b for m rows and n columns, as the module says; a(i, k) = a[i * lda + k].
+
+    With m = 1, n may be up to NR times the last of WIDE; then two or four whole panels are read.
+    """
 
     def emit(context, builder, signature, args):
         dtype = signature.args[4].dtype
         rows = tile_rows_count()
-        return _emit_call(context, builder, "tile_rows", dtype, rows, args, _emit_rows)
+        return _emit_call(context, builder, "tile_rows", dtype, rows, WIDE, args, _emit_rows)
 
     size = types.intp
-    return types.void(size, size, size, size, a, b, start, c), emit
+    return types.void(size, size, size, size, a, b, start, size, c), emit
 
 
 @intrinsic
@@ -223,7 +242,7 @@ def tile_columns(typingctx, m, n, k, a, b, c):
     def emit(context, builder, signature, args):
         dtype = signature.args[3].dtype
         rows = tile_columns_count(dtype)
-        return _emit_call(context, builder, "tile_columns", dtype, rows, args, _emit_columns)
+        return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
 
     size = types.intp
     return types.void(size, size, size, a, b, c), emit

@@ -1,0 +1,131 @@
+"""Checks of what users hand over: clear errors, before anything is written.
+
+The common case costs a comparison or two.
+"""
+
+import operator
+
+import numpy as np
+
+from fastbptt.reference import ACTIVATIONS
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def integer(name, value, least=1):
+    """An integer of at least `least`."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if found < least:
+        raise ValueError(f"{name} is {found}, expected at least {least}")
+    return found
+
+
+def one_of(name, value, known):
+    """One of some words."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, known))}")
+    return value
+
+
+def float_dtype(name, dtype):
+    """float32 or float64, as a numpy.dtype."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if dtype is None or (found != FLOAT32 and found != FLOAT64):
+        raise TypeError(f"{name} is {dtype!r}, expected 'float32' or 'float64'")
+    return found
+
+
+def layer(params, x, activation):
+    """A layer's weights, inputs and activation; return T, B, I, H and the dtype."""
+    try:
+        W_x, W_h, b = params
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"params is a {type(params).__name__}, expected Params(W_x, W_h, b)"
+        ) from None
+    array_type("x", x)
+    dtype = x.dtype
+    if dtype != FLOAT32 and dtype != FLOAT64:
+        raise TypeError(f"x has dtype {dtype}, expected float32 or float64 in native byte order")
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {x.shape}, expected (T, B, I)")
+    T, B, I = x.shape
+    array_type("W_x", W_x)
+    if W_x.ndim != 2:
+        raise ValueError(f"W_x has shape {W_x.shape}, expected (I, H)")
+    H = W_x.shape[1]
+    if I < 1 or H < 1:
+        raise ValueError(f"x {x.shape} and W_x {W_x.shape}: I and H are expected to be at least 1")
+    array("W_x", W_x, dtype, (I, H), "(I, H), I as in x (T, B, I)")
+    array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)")
+    array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)")
+    one_of("activation", activation, ACTIVATIONS)
+    return T, B, I, H, dtype
+
+
+def readout(W_y, h):
+    """A readout's weights and the states it reads; return H, O and the dtype."""
+    array_type("h", h)
+    if h.dtype != FLOAT32 and h.dtype != FLOAT64:
+        raise TypeError(f"h has dtype {h.dtype}, expected float32 or float64 in native byte order")
+    array_type("W_y", W_y)
+    if W_y.ndim != 2 or h.ndim == 0:
+        raise ValueError(f"W_y {W_y.shape}, h {h.shape}: expected (H, O) and (..., H)")
+    H, O = h.shape[-1], W_y.shape[1]
+    if H < 1 or O < 1:
+        raise ValueError(f"h {h.shape} and W_y {W_y.shape}: expected H and O of at least 1")
+    array("W_y", W_y, h.dtype, (H, O), "(H, O), H as in h (..., H)", "h")
+    return H, O, h.dtype
+
+
+def array_type(name, a):
+    """A numpy.ndarray, or one mapped from a file."""
+    # A subclass may mean more than its numbers (a mask, a matrix product); a memmap does not.
+    if type(a) is not np.ndarray and not isinstance(a, np.memmap):
+        raise TypeError(f"{name} is a {type(a).__name__}, expected a numpy.ndarray")
+
+
+def array(name, a, dtype, shape, meaning, other="x"):
+    """An array of this dtype, as another argument has, and shape, which means `meaning`."""
+    if type(a) is not np.ndarray:
+        array_type(name, a)
+    if a.shape != shape:
+        raise ValueError(f"{name} has shape {a.shape}, expected {shape}: {meaning}")
+    if a.dtype != dtype:
+        raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype} as {other} has")
+
+
+def lengths_of(lengths, T, B):
+    """Lengths of B sequences of T steps, as int64."""
+    try:
+        found = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(f"lengths is ragged, expected the shape {(B,)}: (B,)") from None
+    if found.shape != (B,):
+        raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: (B,)")
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
+    if found.size and (found.min() < 0 or found.max() > T):
+        b = int(np.flatnonzero((found < 0) | (found > T))[0])
+        raise ValueError(f"lengths[{b}] is {found[b]}, expected 0 to {T}: T of x (T, B, I)")
+    return found.astype(np.int64)
+
+
+def output(name, a, dtype, shape, meaning, others):
+    """An array to write to, which shares no memory with others."""
+    array(name, a, dtype, shape, meaning)
+    if not a.flags.c_contiguous or not a.flags.aligned:
+        raise ValueError(f"{name} has strides {a.strides}, expected a C-contiguous, aligned array")
+    if not a.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+    for other in others:
+        if other is not None and np.shares_memory(a, other):
+            raise ValueError(
+                f"{name} {shape} shares memory with another argument, expected memory of its own"
+            )
