@@ -1,0 +1,412 @@
+"""Optimizers: each changes parameters in place, from their gradients.
+
+Parameters and gradients are mappings of names to arrays.  An optimizer keeps arrays of its own for
+each name, so that a step allocates nothing; the last thing it does with a parameter is to write it,
+all at once: an interrupt finds each array before its step or after it.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+
+from fastbptt import checks
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class _Optimizer:
+    """What optimizers share: checks, their arrays, the count of steps.
+
+    A subclass has ``settings()`` and ``_update(p, d, *state, *scratch)``, which changes the
+    parameter `p` by its gradient `d`.
+    """
+
+    _STATE: tuple[str, ...]  # names of the arrays kept from step to step for each parameter
+    _SCRATCH = 1  # how many more arrays `_update` needs
+
+    def __init__(self):
+        self._steps = 0
+        self._arrays: dict[str, list[np.ndarray]] = {}  # for each name: state, then scratch
+
+    def _update(self, p, d, *arrays):
+        raise NotImplementedError
+
+    def step(self, parameters, gradients):
+        """Change parameters in place by one step.
+
+        Parameters
+        ----------
+        parameters : mapping of str to ndarray
+            Float32 or float64.  Names, shapes and dtypes are the same at every step.
+        gradients : mapping of str to ndarray
+            Of the same names, shapes and dtypes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument does not fit; nothing has been written then.
+        """
+        _check_gradients(parameters, gradients)
+        if self._steps == 0 and not self._arrays:
+            self._arrays = {
+                name: self._with_scratch([np.zeros_like(p, subok=False) for _ in self._STATE])
+                for name, p in parameters.items()
+            }
+        self._check_state(parameters)
+        self._steps += 1
+        with np.errstate(all="ignore"):
+            for name, p in parameters.items():
+                self._update(p, gradients[name], *self._arrays[name])
+
+    def state(self):
+        """What the optimizer has gathered so far, as copies.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``"steps"``, a 0-d int64 array; and the arrays kept for each parameter, named such as
+            ``"m.W_x"``, after the first step.
+        """
+        state = {"steps": np.array(self._steps, np.int64)}
+        for name, arrays in self._arrays.items():
+            for kind, a in zip(self._STATE, arrays, strict=False):  # not the scratch
+                state[f"{kind}.{name}"] = np.array(a)
+        return state
+
+    def set_state(self, state):
+        """Take over what :meth:`state` returned; the next step goes on from there, to the bit.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+            Copied.  The next step holds the names, shapes and dtypes to those of its parameters.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where it does not fit; the optimizer is as before then.
+        """
+        _check_mapping("state", state)
+        parts = (key.partition(".") for key in state)
+        names = dict.fromkeys(name for kind, _, name in parts if kind in self._STATE)
+        if names and self._arrays:
+            names = dict.fromkeys(self._arrays)
+        keys = {name: [f"{kind}.{name}" for kind in self._STATE] for name in names}
+        _check_names("state", state, dict.fromkeys(["steps", *itertools.chain(*keys.values())]), "")
+        steps = np.asarray(state["steps"])
+        if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
+            raise ValueError(f"state['steps'] is {steps}, expected an integer of at least 0")
+        for key in itertools.chain(*keys.values()):
+            _check_array("state", key, state[key])
+        self._steps = int(steps)
+        self._arrays = {
+            name: self._with_scratch([np.array(state[key]) for key in keys[name]]) for name in names
+        }
+
+    def _with_scratch(self, arrays):
+        return arrays + [np.empty_like(arrays[0]) for _ in range(self._SCRATCH)]
+
+    def _check_state(self, parameters):
+        """Check that the arrays kept are of these parameters."""
+        _check_names("parameters", parameters, self._arrays, " as in the steps before")
+        for name, p in parameters.items():
+            for a in self._arrays[name]:
+                if a.shape != p.shape or a.dtype != p.dtype:
+                    raise ValueError(
+                        f"parameters[{name!r}] has shape {p.shape} and dtype {p.dtype}, "
+                        f"expected {a.shape} and {a.dtype} as in the steps before"
+                    )
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent, with momentum or Nesterov's (Sutskever et al. 2013).
+
+    For each parameter p and its gradient d, m = 0 at first::
+
+        m = momentum m + d
+        p = p - lr m                    p = p - lr (d + momentum m) with nesterov
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, at least 0.
+    momentum : float, default 0
+        From 0 to below 1.
+    nesterov : bool, default False
+        Needs a momentum above 0.
+
+    Attributes
+    ----------
+    lr, momentum, nesterov
+        As given; they may be changed between steps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.optimizers import SGD
+    >>> p = np.array([1.0, 2.0])
+    >>> SGD(lr=0.5).step({"p": p}, {"p": np.array([1.0, -1.0])})
+    >>> p
+    array([0.5, 2.5])
+    """
+
+    _STATE = ("m",)
+
+    def __init__(self, lr=0.01, momentum=0.0, nesterov=False):
+        super().__init__()
+        self.lr = _number("lr", lr)
+        self.momentum = _number("momentum", momentum, below=1)
+        if not isinstance(nesterov, bool):
+            raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
+        if nesterov and momentum == 0:
+            raise ValueError(f"momentum is {momentum}, expected above 0 with nesterov=True")
+        self.nesterov = nesterov
+
+    def settings(self):
+        """The constructor's arguments at their present values, as a dict."""
+        return {
+            "lr": float(self.lr),
+            "momentum": float(self.momentum),
+            "nesterov": bool(self.nesterov),
+        }
+
+    def _update(self, p, d, m, s):
+        if self.momentum > 0:
+            m *= float(self.momentum)
+            m += d
+            if self.nesterov:
+                np.multiply(m, float(self.momentum), out=s)
+                s += d
+                d = s
+            else:
+                d = m
+        np.multiply(d, float(self.lr), out=s)
+        np.subtract(p, s, out=p)
+
+
+class RMSprop(_Optimizer):
+    """Gradient descent by the gradient over its root mean square (Tieleman and Hinton 2012).
+
+    For each parameter p and its gradient d, v = 0 at first::
+
+        v = decay v + (1 - decay) d²
+        p = p - lr d / (sqrt(v) + eps)
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, at least 0.
+    decay : float, default 0.99
+        From 0 to below 1.
+    eps : float, default 1e-8
+        Above 0.
+
+    Attributes
+    ----------
+    lr, decay, eps
+        As given; they may be changed between steps.
+    """
+
+    _STATE = ("v",)
+
+    def __init__(self, lr=0.001, decay=0.99, eps=1e-8):
+        super().__init__()
+        self.lr = _number("lr", lr)
+        self.decay = _number("decay", decay, below=1)
+        self.eps = _number("eps", eps, zero=False)
+
+    def settings(self):
+        """The constructor's arguments at their present values, as a dict."""
+        return {"lr": float(self.lr), "decay": float(self.decay), "eps": float(self.eps)}
+
+    def _update(self, p, d, v, s):
+        _average(v, np.square(d, out=s), float(self.decay), s)
+        np.sqrt(v, out=s)
+        s += float(self.eps)
+        np.divide(d, s, out=s)
+        s *= float(self.lr)
+        np.subtract(p, s, out=p)
+
+
+class Adam(_Optimizer):
+    """Adam (Kingma and Ba 2015), with decoupled weight decay: AdamW (Loshchilov and Hutter 2019).
+
+    For each parameter p and its gradient d at step t = 1, 2, …, m = v = 0 at first::
+
+        m = beta1 m + (1 - beta1) d
+        v = beta2 v + (1 - beta2) d²
+        p = p - lr (weight_decay p + m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps))
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, at least 0.
+    beta1, beta2 : float, default 0.9 and 0.999
+        From 0 to below 1.
+    eps : float, default 1e-8
+        Above 0.
+    weight_decay : float, default 0
+        At least 0.
+
+    Attributes
+    ----------
+    lr, beta1, beta2, eps, weight_decay
+        As given; they may be changed between steps.
+    """
+
+    _STATE = ("m", "v")
+    _SCRATCH = 2
+
+    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+        super().__init__()
+        self.lr = _number("lr", lr)
+        self.beta1 = _number("beta1", beta1, below=1)
+        self.beta2 = _number("beta2", beta2, below=1)
+        self.eps = _number("eps", eps, zero=False)
+        self.weight_decay = _number("weight_decay", weight_decay)
+
+    def settings(self):
+        """The constructor's arguments at their present values, as a dict."""
+        return {
+            "lr": float(self.lr),
+            "beta1": float(self.beta1),
+            "beta2": float(self.beta2),
+            "eps": float(self.eps),
+            "weight_decay": float(self.weight_decay),
+        }
+
+    def _update(self, p, d, m, v, s, decay):
+        lr, beta1, beta2 = float(self.lr), float(self.beta1), float(self.beta2)
+        _average(m, d, beta1, s)
+        _average(v, np.square(d, out=s), beta2, s)
+        # With c = sqrt(1 - beta2^t): m / (sqrt(v) / c + eps) = c m / (sqrt(v) + c eps)
+        c = math.sqrt(1 - beta2**self._steps)
+        np.sqrt(v, out=s)
+        s += c * float(self.eps)
+        np.divide(m, s, out=s)
+        s *= lr * c / (1 - beta1**self._steps)
+        if self.weight_decay > 0:
+            s += np.multiply(p, lr * float(self.weight_decay), out=decay)
+        np.subtract(p, s, out=p)
+
+
+def _average(mean, a, decay, s):
+    """Set `mean` to ``decay * mean + (1 - decay) * a``; `s` is scratch, and may be `a` itself."""
+    mean *= decay
+    np.multiply(a, 1 - decay, out=s)
+    mean += s
+
+
+def clip_by_global_norm(gradients, max_norm):
+    """Scale gradients in place where their norm exceeds a bound (Pascanu et al. 2013).
+
+    Parameters
+    ----------
+    gradients : mapping of str to ndarray
+        Float32 or float64.
+    max_norm : float
+        Above 0; infinity for the norm alone.
+
+    Returns
+    -------
+    norm : float
+        Euclidean norm of all elements together, before the scaling.  Where it is infinite or NaN,
+        the gradients stay as they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.optimizers import clip_by_global_norm
+    >>> gradients = {"W": np.array([[3.0]]), "b": np.array([4.0])}
+    >>> clip_by_global_norm(gradients, 1.0), gradients["W"], gradients["b"]
+    (5.0, array([[0.6]]), array([0.8]))
+    """
+    _check_mapping("gradients", gradients)
+    for name, d in gradients.items():
+        _check_array("gradients", name, d, written=True)
+    max_norm = _real("max_norm", max_norm)
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}, expected above 0")
+    with np.errstate(all="ignore"):
+        norm = math.hypot(*map(_norm, gradients.values()))
+        if max_norm < norm < math.inf:
+            for d in gradients.values():
+                # In float64: float32 may have no number for the factor.
+                np.multiply(d, max_norm / norm, out=d, dtype=np.float64, casting="same_kind")
+    return norm
+
+
+def _norm(a):
+    """The Euclidean norm in float64; where squares leave its range, by way of smaller elements."""
+    squares = float(np.add.reduce(np.square(a, dtype=np.float64), axis=None))
+    if 1e-280 < squares < math.inf:
+        return math.sqrt(squares)
+    largest = float(np.abs(a).max(initial=0))
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * math.sqrt(np.square(a / largest).sum())
+
+
+# The checks
+
+
+def _real(name, value):
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    return float(value)
+
+
+def _number(name, value, zero=True, below=math.inf):
+    """Check a number of at least 0, or above 0 without `zero`; return it as a float."""
+    value = _real(name, value)
+    if not 0 <= value < below or (value == 0 and not zero):
+        least = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} is {value}, expected {least} and below {below}")
+    return value
+
+
+def _check_mapping(label, arrays):
+    if not isinstance(arrays, Mapping):
+        raise TypeError(
+            f"{label} is a {type(arrays).__name__}, expected a mapping of names to arrays"
+        )
+
+
+def _check_names(label, found, expected, where):
+    if found.keys() != expected.keys():
+        raise ValueError(f"{label} has the names {[*found]}, expected {[*expected]}{where}")
+
+
+def _check_array(label, name, a, written=False):
+    if type(a) is not np.ndarray:
+        checks.array_type(f"{label}[{name!r}]", a)
+    if a.dtype not in _FLOATS:
+        raise TypeError(f"{label}[{name!r}] has dtype {a.dtype}, expected float32 or float64")
+    if written and not a.flags.writeable:
+        raise ValueError(f"{label}[{name!r}] is read-only, expected a writeable array")
+
+
+def _check_gradients(parameters, gradients):
+    _check_mapping("parameters", parameters)
+    _check_mapping("gradients", gradients)
+    _check_names("gradients", gradients, parameters, " as parameters has")
+    for name, p in parameters.items():
+        _check_array("parameters", name, p, written=True)
+        d = gradients[name]
+        _check_array("gradients", name, d)
+        if d.shape != p.shape:
+            raise ValueError(
+                f"gradients[{name!r}] has shape {d.shape}, expected {p.shape} as parameters has"
+            )
+        if d.dtype != p.dtype:
+            raise TypeError(
+                f"gradients[{name!r}] has dtype {d.dtype}, expected {p.dtype} as parameters has"
+            )
