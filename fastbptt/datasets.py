@@ -1,8 +1,300 @@
-"""Real series that ship with the package."""
+"""Data to train on: examples small enough to follow by hand, tasks of random sequences that ask a
+network to remember, and, shipped with the package, sunspot series and a text.
+
+Inputs x are what a model takes: an array (N, T, I), or a list of (T_i, I) arrays where lengths
+differ.  Targets y are (N, O) where the last step is to give them, (N, T, O) where every step is;
+classes are integers, without the axis O.
+"""
 
 from importlib import resources
 
 import numpy as np
+
+from fastbptt import checks
+
+# Sentences and their labels
+_SENTENCES = {
+    "mat": {"cat mat rat": 1, "rat mat mat": 1, "mat mat cat": 0},
+    "movie": {"movie was good": 1, "movie was bad": 0, "movie was not good": 0},
+}
+
+
+def sum_example():
+    """Three sequences of zeros and ones, each with its sum.
+
+    Returns
+    -------
+    x : ndarray of float32, (3, 3, 1)
+        The sequences 1 0 0, 0 1 1 and 1 1 1.
+    y : ndarray of float32, (3, 1)
+        1, 2 and 3.
+
+    Notes
+    -----
+    Source: made up, to be followed by hand.  :func:`zeros_and_ones` draws more of the kind.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import sum_example
+    >>> x, y = sum_example()
+    >>> x[1].ravel(), y[1]
+    (array([0., 1., 1.], dtype=float32), array([2.], dtype=float32))
+    """
+    x = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1]], np.float32)
+    return x[..., np.newaxis], np.array([[1], [2], [3]], np.float32)
+
+
+def zeros_and_ones(n, length, *, seed=None):
+    """Random sequences of zeros and ones, each with its sum.
+
+    Parameters
+    ----------
+    n : int
+        Sequences, at least 1.
+    length : int
+        Steps of each, at least 1.
+    seed : None, int or numpy.random.Generator
+        As for :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    x : ndarray of float32, (n, length, 1)
+        0 or 1, with equal probability.
+    y : ndarray of float32, (n, 1)
+        The sum of each sequence.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    Source: drawn at each call; the task is that of :func:`sum_example`.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import zeros_and_ones
+    >>> x, y = zeros_and_ones(1000, 20, seed=0)
+    >>> x.shape, y.shape
+    ((1000, 20, 1), (1000, 1))
+    """
+    n, length = checks.integer("n", n, 1), checks.integer("length", length, 1)
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 2, (n, length, 1)).astype(np.float32)
+    return x, x.sum(axis=1)
+
+
+def sentiment_example(name):
+    """Three sentences of one-hot words, each with a label: favourable or not.
+
+    Parameters
+    ----------
+    name : {"mat", "movie"}
+        "mat": "cat mat rat" 1, "rat mat mat" 1, "mat mat cat" 0.
+        "movie": "movie was good" 1, "movie was bad" 0, "movie was not good" 0.
+
+    Returns
+    -------
+    x : list of ndarray of float32, (T_i, I)
+        A row for each word of a sentence, I the size of the vocabulary.
+    y : ndarray of float32, (3, 1)
+        The labels.
+    words : list of str
+        The vocabulary, in order of first appearance: ``x[i][t, k]`` is 1 where sentence i has
+        ``words[k]`` at t.
+
+    Raises
+    ------
+    ValueError
+        Where there is no example of that name.
+
+    Notes
+    -----
+    Source: made up, to be followed by hand.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import sentiment_example
+    >>> x, y, words = sentiment_example("movie")
+    >>> words
+    ['movie', 'was', 'good', 'bad', 'not']
+    >>> [len(sentence) for sentence in x]
+    [3, 3, 4]
+    >>> x[1]
+    array([[1., 0., 0., 0., 0.],
+           [0., 1., 0., 0., 0.],
+           [0., 0., 0., 1., 0.]], dtype=float32)
+    """
+    if not isinstance(name, str) or name not in _SENTENCES:
+        known = ", ".join(map(repr, _SENTENCES))
+        raise ValueError(f"name is {name!r}, expected one of {known}")
+    labels = _SENTENCES[name]
+    sentences = [sentence.split() for sentence in labels]
+    words = list(dict.fromkeys(word for sentence in sentences for word in sentence))
+    x = [one_hot([words.index(word) for word in sentence], len(words)) for sentence in sentences]
+    return x, np.array([[label] for label in labels.values()], np.float32), words
+
+
+def adding_problem(n, length, *, seed=None):
+    """The adding problem: the sum of the two values that are marked.
+
+    Parameters
+    ----------
+    n : int
+        Sequences, at least 1.
+    length : int
+        Steps of each, at least 2.
+    seed : None, int or numpy.random.Generator
+        As for :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    x : ndarray of float32, (n, length, 2)
+        ``x[..., 0]``: values, uniform in [0, 1).  ``x[..., 1]``: 1 at one step of the first
+        ``length // 2`` and at one of the others, 0 elsewhere.
+    y : ndarray of float32, (n, 1)
+        The sum of the two marked values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    Source: Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 4; with values in
+    [0, 1) and their plain sum as in Le, Jaitly and Hinton 2015, "A simple way to initialize
+    recurrent networks of rectified linear units"; with a marker in each half as in Arjovsky, Shah
+    and Bengio 2016, "Unitary evolution recurrent neural networks".
+
+    To answer 1 whatever the input gives a mean squared error of 1/6.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import adding_problem
+    >>> x, y = adding_problem(1000, 50, seed=0)
+    >>> x.shape, y.shape
+    ((1000, 50, 2), (1000, 1))
+    """
+    n, length = checks.integer("n", n, 1), checks.integer("length", length, 2)
+    rng = np.random.default_rng(seed)
+    x = np.zeros((n, length, 2), np.float32)
+    x[..., 0] = rng.random((n, length), np.float32)
+    rows, half = np.arange(n), length // 2
+    x[rows, rng.integers(0, half, n), 1] = 1
+    x[rows, rng.integers(half, length, n), 1] = 1
+    return x, x.prod(axis=2).sum(axis=1, keepdims=True)
+
+
+def temporal_order(n, length, *, seed=None):
+    """The temporal order problem: which two symbols came, in which order, among many others.
+
+    Parameters
+    ----------
+    n : int
+        Sequences, at least 1.
+    length : int
+        Steps T of each, at least 5.
+    seed : None, int or numpy.random.Generator
+        As for :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    x : ndarray of float32, (n, length, 6)
+        One-hot symbols A, B, c, d, e, f.  A or B comes at one step t of [T/10, 2T/10] and at one
+        of [4T/10, 5T/10], t from 0 and both ends included; c to f, which mean nothing, elsewhere.
+    y : ndarray of int64, (n,)
+        The class: 0 for AA, 1 for AB, 2 for BA, 3 for BB.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    Source: Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 6a; with these
+    intervals, one length, and neither a start nor an end symbol as in Pascanu, Mikolov and Bengio
+    2013, "On the difficulty of training recurrent neural networks".
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import temporal_order
+    >>> x, y = temporal_order(1000, 50, seed=0)
+    >>> x.shape, y.shape
+    ((1000, 50, 6), (1000,))
+    """
+    n, length = checks.integer("n", n, 1), checks.integer("length", length, 5)
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(2, 6, (n, length))
+    y = np.zeros(n, np.int64)
+    for tenth in (1, 4):
+        low, high = -(-tenth * length // 10), (tenth + 1) * length // 10
+        symbol = rng.integers(0, 2, n)
+        codes[np.arange(n), rng.integers(low, high, n, endpoint=True)] = symbol
+        y = 2 * y + symbol
+    return one_hot(codes, 6), y
+
+
+def copy_memory(n, delay, *, symbols=8, length=10, seed=None):
+    """The copying memory problem: to repeat symbols a long time after they came.
+
+    Parameters
+    ----------
+    n : int
+        Sequences, at least 1.
+    delay : int
+        Steps from the last symbol to the delimiter, at least 1.
+    symbols : int, default 8
+        Different symbols, at least 1.
+    length : int, default 10
+        Symbols of each sequence, at least 1.
+    seed : None, int or numpy.random.Generator
+        As for :func:`numpy.random.default_rng`.
+
+    Returns
+    -------
+    x : ndarray of float32, (n, T, symbols + 2)
+        One-hot, with T = delay + 2 length: `length` symbols, delay - 1 blanks, a delimiter and
+        `length` blanks.  Symbols are 0 to symbols - 1, the blank is `symbols`, the delimiter
+        ``symbols + 1``.
+    y : ndarray of int64, (n, T)
+        The class of each step, 0 to `symbols`: blanks until the delimiter, included, then the
+        sequence's symbols.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    Source: Arjovsky, Shah and Bengio 2016, "Unitary evolution recurrent neural networks", after
+    Hochreiter and Schmidhuber 1997, "Long short-term memory".
+
+    To answer blanks, and then every symbol with equal probability, gives a cross-entropy of
+    ``length * log(symbols) / T``: the best that can be done without memory.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import copy_memory
+    >>> x, y = copy_memory(1000, 100, seed=0)
+    >>> x.shape, y.shape
+    ((1000, 120, 10), (1000, 120))
+    >>> x, y = copy_memory(1, 4, symbols=1, length=2)  # blank 1, delimiter 2
+    >>> x[0].argmax(axis=1), y[0]
+    (array([0, 0, 1, 1, 1, 2, 1, 1]), array([1, 1, 1, 1, 1, 1, 0, 0]))
+    """
+    n, delay = checks.integer("n", n, 1), checks.integer("delay", delay, 1)
+    symbols, length = checks.integer("symbols", symbols, 1), checks.integer("length", length, 1)
+    rng = np.random.default_rng(seed)
+    blank, delimiter = symbols, symbols + 1
+    y = np.full((n, delay + 2 * length), blank, np.int64)
+    codes = y.copy()
+    codes[:, :length] = y[:, -length:] = rng.integers(0, symbols, (n, length))
+    codes[:, length + delay - 1] = delimiter
+    return one_hot(codes, symbols + 2), y
 
 
 def sunspots_monthly():
@@ -55,7 +347,119 @@ def sunspots_yearly():
     return year + 0.5, sunspots
 
 
+def genesis():
+    """The Book of Genesis in the King James Version, as for a model of characters.
+
+    Returns
+    -------
+    str
+        196,818 characters, all ASCII: the 1,533 verses in order, without chapter and verse
+        numbers, each ending in a line feed.
+
+    Notes
+    -----
+    Source: the Debian package bible-kjv-text 4.38, verse by verse.  In the public domain; its
+    copyright file says: "The copyright for the King James Version text of the Bible is expired
+    since the translation was done in 1611 under King James the first of Great Britain."  The other
+    terms in that file are those of programs, of which nothing is taken.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import encode, genesis
+    >>> text = genesis()
+    >>> text.partition("\\n")[0]
+    'In the beginning God created the heaven and the earth.'
+    >>> codes, alphabet = encode(text)
+    >>> len(codes), len(alphabet)
+    (196818, 60)
+    """
+    return _file("genesis.txt").read_text(encoding="utf-8")
+
+
+def encode(text):
+    """The characters of a text as integers.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    codes : ndarray of int64, (len(text),)
+        ``text[i]`` is ``alphabet[codes[i]]``.
+    alphabet : str
+        The characters that occur, each once, in order of their code points.
+
+    Raises
+    ------
+    TypeError
+        Where `text` is no str.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import encode
+    >>> codes, alphabet = encode("abracadabra")
+    >>> codes, alphabet
+    (array([0, 1, 4, 0, 2, 0, 3, 0, 1, 4, 0]), 'abcdr')
+    >>> "".join(alphabet[k] for k in codes)
+    'abracadabra'
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}, expected a str")
+    alphabet = "".join(sorted(set(text)))
+    code_of = {character: k for k, character in enumerate(alphabet)}
+    return np.array([code_of[character] for character in text], np.int64), alphabet
+
+
+def one_hot(codes, size, dtype="float32"):
+    """Vectors of zeros with a single 1 each.
+
+    Parameters
+    ----------
+    codes : array_like of int, (...)
+        Where the 1 stands, 0 to size - 1.
+    size : int
+        Length of a vector, at least 1.
+    dtype : {"float32", "float64"}
+
+    Returns
+    -------
+    ndarray, (..., size)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import one_hot
+    >>> one_hot([2, 0], 3)
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    size, dtype = checks.integer("size", size, 1), checks.float_dtype("dtype", dtype)
+    try:
+        codes = np.asarray(codes)
+    except ValueError:
+        raise ValueError("codes is ragged, expected an array of integers") from None
+    if codes.dtype.kind not in "iu" and codes.size:
+        raise TypeError(f"codes has dtype {codes.dtype}, expected integers")
+    if codes.size and (codes.min() < 0 or codes.max() >= size):
+        raise ValueError(
+            f"codes has values from {codes.min()} to {codes.max()}, "
+            f"expected 0 to {size - 1}: size is {size}"
+        )
+    vectors = np.zeros((*codes.shape, size), dtype)
+    np.put_along_axis(vectors, codes[..., np.newaxis].astype(np.int64), 1, axis=-1)
+    return vectors
+
+
+def _file(name):
+    return resources.files("fastbptt") / "data" / name
+
+
 def _columns(name):
-    with (resources.files("fastbptt") / "data" / name).open(encoding="utf-8") as file:
+    with _file(name).open(encoding="utf-8") as file:
         table = np.loadtxt(file, delimiter=",", skiprows=1)
     return np.ascontiguousarray(table.T)
