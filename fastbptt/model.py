@@ -1,0 +1,296 @@
+"""The model: recurrent layers with a readout, for data sets as users have them."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from fastbptt import checks, sequences
+from fastbptt.losses import LOSSES, ssr
+from fastbptt.network import Network
+from fastbptt.reference import ACTIVATIONS
+from fastbptt.rnn import BACKENDS
+
+OUTPUTS = "last", "all"
+# Sequences whose outputs are computed together: enough to fill every core.
+TOGETHER = 256
+
+
+class RNN:
+    """A recurrent network: one layer or several, in one direction or both, with a readout.
+
+    .. math:: h_t = f(x_t W_x + h_{t-1} W_h + b) \\qquad y = h W_y + b_y
+
+    A further layer reads the states of the one below; in both directions the states are those of
+    two layers side by side, of which one reads the sequence from its end.
+
+    Parameters
+    ----------
+    input_size, hidden_size, output_size : int
+        I, H and O, at least 1.
+    num_layers : int, default 1
+    bidirectional : bool, default False
+    activation : {"tanh", "relu", "identity"}, default "tanh"
+        The function f.
+    output : {"last", "all"}, default "last"
+        Read out of the state after the last step, many to one (in both directions: of the state
+        that each has when it has read all), or out of every step's, many to many.
+    dropout : float, default 0.0
+        Share of the states between two layers that training replaces by zero, each step anew.
+    dtype : {"float32", "float64"}, default "float32"
+    seed : None, int or numpy.random.Generator, optional
+        Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
+        uniform within ``sqrt(6 / (D H + O))`` of zero, D directions (Glorot and Bengio 2010).
+    backend : {"numba", "numpy"}, default "numba"
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    Data come as an array x (N, T, I), or (N, T) for one feature, with `lengths` (N,) where not all
+    steps count; or as a list of (T_i, I) arrays of unequal length.  Either gives the same bits.
+    They are converted to the model's dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> model = fastbptt.RNN(2, 16, 1, seed=0)
+    >>> model.predict(np.zeros((5, 7, 2))).shape
+    (5, 1)
+    >>> model.predict([np.zeros((3, 2)), np.zeros((4, 2))]).shape
+    (2, 1)
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        output_size,
+        *,
+        num_layers=1,
+        bidirectional=False,
+        activation="tanh",
+        output="last",
+        dropout=0.0,
+        dtype="float32",
+        seed=None,
+        backend="numba",
+    ):
+        self.input_size = checks.integer("input_size", input_size)
+        self.hidden_size = checks.integer("hidden_size", hidden_size)
+        self.output_size = checks.integer("output_size", output_size)
+        self.num_layers = checks.integer("num_layers", num_layers)
+        self.bidirectional = bool(bidirectional)
+        self.activation = checks.one_of("activation", activation, ACTIVATIONS)
+        self.output = checks.one_of("output", output, OUTPUTS)
+        self.backend = checks.one_of("backend", backend, BACKENDS)
+        self.dtype = checks.one_of("dtype", getattr(dtype, "__name__", str(dtype)), _DTYPES)
+        if not isinstance(dropout, numbers.Real):
+            raise TypeError(f"dropout is {dropout!r}, expected a number")
+        self.dropout = float(dropout)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
+        if self.dropout and self.num_layers == 1:
+            raise ValueError(
+                f"dropout is {dropout} and num_layers 1, expected at least 2: it acts between them"
+            )
+        rng = np.random.default_rng(seed)
+        self.network = Network(**self.config(), rng=rng)
+
+    def config(self):
+        """What the constructor was given, but for the seed: a model like this one."""
+        return {name: getattr(self, name) for name in _CONFIG}
+
+    def parameters(self):
+        """All weights by name.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``layers.0.W_x`` (I, H), ``layers.0.W_h`` (H, H), ``layers.0.b`` (H,), with
+            ``layers.0.reverse.W_x`` ... for the second direction, and so on for each layer; ``W_y``
+            (D H, O) and ``b_y`` (O,).  They are the model's own: writing to them changes it.
+        """
+        return self.network.named(self.network.vector)
+
+    def predict(self, x, lengths=None, *, state=None, return_state=False) -> Any:
+        """Outputs for each sequence.
+
+        Parameters
+        ----------
+        x : array_like, (N, T, I), (N, T) where I is 1, or list of (T_i, I) or (T_i,)
+        lengths : array of int, (N,), optional
+            Steps of each sequence that count, with an array x; all T by default.
+        state : ndarray, (num_layers, N, H), optional
+            Initial states, as an earlier call returned them; zero by default.  One direction only.
+        return_state : bool, default False
+            Return the last states too.  A long sequence may be predicted piece by piece, with the
+            same bits as at once.
+
+        Returns
+        -------
+        y : ndarray or list of ndarray
+            (N, O) for output "last".  For "all" (N, T, O), with zeros past a sequence's length, or
+            for a list x a list of (T_i, O).
+        state : ndarray, (num_layers, N, H)
+            With ``return_state=True``.
+        """
+        is_list = isinstance(x, (list, tuple))
+        steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
+        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
+        shape = self.num_layers, len(x), self.hidden_size
+        state = self._check_state(state, return_state, shape)
+        after = np.empty(shape, self.dtype)
+        every = self.output == "all"
+        y = np.zeros((len(x), *((steps,) if every else ()), self.output_size), self.dtype)
+        ys = []
+        for index, its_y, its_state in self._outputs(x, state):
+            after[:, index] = its_state
+            if not every:
+                y[index] = its_y
+                continue
+            for b, n in enumerate(index):
+                count = x.lengths[n]
+                if is_list:
+                    ys.append(its_y[:count, b].copy())
+                else:
+                    y[n, :count] = its_y[:count, b]
+        result = ys if every and is_list else y
+        return (result, after) if return_state else result
+
+    def evaluate(self, x, y, lengths=None, loss: Any = "mse"):
+        """The loss over a data set.
+
+        Parameters
+        ----------
+        x, lengths
+            As for :meth:`predict`.
+        y : array_like or list of array_like
+            What the outputs are compared with: (N, O) for output "last", (N, T, O) or a list of
+            (T_i, O) for "all", where O is 1 also without that axis; for "cross_entropy" also
+            integer classes in place of the axis O.
+        loss : str or callable, default "mse"
+            One of :data:`fastbptt.losses.LOSSES`, or a function like those.
+
+        Returns
+        -------
+        float
+        """
+        loss = find_loss(loss)
+        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        return self.evaluate_sequences(x, y, loss)
+
+    def evaluate_sequences(self, x, y, loss):
+        """:meth:`evaluate` for what :mod:`fastbptt.sequences` made of the data."""
+        mean = Mean(loss)
+        for index, its_y, _ in self._outputs(x, None):
+            mask = None
+            if self.output == "all":
+                mask = np.arange(len(its_y))[:, np.newaxis] < x.lengths[index]
+            value, _ = loss(its_y, y[index], mask)
+            mean.add(value, len(index) if mask is None else int(mask.sum()))
+        return mean.value
+
+    def loss_and_grads(
+        self, x, y, lengths=None, loss: Any = "mse", *, state=None, rng=None, checkpointed=False
+    ):
+        """The loss over a data set taken as one minibatch, and its gradients.
+
+        Parameters
+        ----------
+        x, y, lengths, loss
+            As for :meth:`evaluate`.
+        state : ndarray, (num_layers, N, H), optional
+            Initial states; zero by default.  One direction only.
+        rng : numpy.random.Generator, optional
+            Draws what dropout leaves out.  Without it nothing is left out.
+        checkpointed : bool, default False
+            Keep about sqrt(T) of the T states in memory and compute the others twice: for long
+            sequences.  Takes about 4/3 of the time.  One direction only.
+
+        Returns
+        -------
+        loss : float
+        grads : dict of str to ndarray
+            With the names and shapes of :meth:`parameters`.
+        """
+        loss = find_loss(loss)
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
+        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        state = self._check_state(state, checkpointed, (self.num_layers, len(x), self.hidden_size))
+        index = np.arange(len(x))
+        value, gradient, _ = self.network.loss_and_gradient(
+            x[index], y[index], x.lengths_of(index), loss,
+            state=state, rng=rng, checkpointed=checkpointed,
+        )  # fmt: skip
+        return value, self.network.named(gradient)
+
+    def _outputs(self, x, state):
+        """For some sequences at a time: which, their time-major outputs, and last states."""
+        for start in range(0, max(len(x), 1), TOGETHER):
+            index = np.arange(start, min(start + TOGETHER, len(x)))
+            before = None if state is None else np.ascontiguousarray(state[:, index])
+            y, after = self.network.outputs(x[index], x.lengths_of(index), before)
+            yield index, y, after
+
+    def _check_state(self, state, wanted, shape):
+        if self.bidirectional and (wanted or state is not None):
+            raise ValueError(
+                "the model is bidirectional, expected one direction for state, return_state or "
+                "checkpointed: the other begins at the end"
+            )
+        if state is None:
+            return None
+        state = sequences.real("state", state).astype(self.dtype, copy=False)
+        if state.shape != shape:
+            raise ValueError(f"state has shape {state.shape}, expected {shape}: (num_layers, N, H)")
+        return state
+
+    def __repr__(self):
+        sizes = self.input_size, self.hidden_size, self.output_size
+        options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
+        return f"RNN({', '.join([*map(str, sizes), *options])})"
+
+    # The named arrays are views of one vector, which a copy of each by itself would not be.
+
+    def __getstate__(self):
+        return self.config(), self.network.vector
+
+    def __setstate__(self, state):
+        config, vector = state
+        self.__init__(**config)
+        self.network.vector[...] = vector
+
+
+_DTYPES = "float32", "float64"
+_CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
+           "output", "dropout", "dtype", "backend")  # fmt: skip
+
+
+class Mean:
+    """A loss over minibatches: the mean over all rows, or the sum for `ssr`."""
+
+    def __init__(self, loss):
+        self.sums, self.total, self.rows = loss is ssr, 0.0, 0
+
+    def add(self, value, rows):
+        """Take in a minibatch's loss, over so many rows."""
+        self.total += value if self.sums else value * rows
+        self.rows += rows
+
+    @property
+    def value(self):
+        return self.total if self.sums else self.total / max(self.rows, 1)
+
+
+def find_loss(loss):
+    """A loss function from its name or itself."""
+    if callable(loss):
+        return loss
+    return LOSSES[checks.one_of("loss", loss, LOSSES)]

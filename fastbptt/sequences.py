@@ -1,0 +1,188 @@
+"""Data sets: sequences of one length or of many, as users have them, and minibatches of them."""
+
+import numpy as np
+
+from fastbptt.losses import cross_entropy
+
+
+class Sequences:
+    """N sequences whose steps lie one after another in one array.
+
+    Parameters
+    ----------
+    steps : ndarray, (S, ...)
+        What belongs to each step.
+    starts, lengths : ndarray of int64, (N,)
+        First step and number of steps of each sequence.
+
+    Notes
+    -----
+    ``sequences[index]`` is a minibatch, time-major: (T, B, ...), T the longest one's length.
+    Past a sequence's length it holds whatever comes next.
+    """
+
+    def __init__(self, steps, starts, lengths):
+        self.steps, self.starts, self.lengths = steps, starts, lengths
+        self._alike = len(lengths) == 0 or bool((lengths == lengths[0]).all())
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, index):
+        lengths = self.lengths[index]
+        t = np.arange(lengths.max(initial=0))[:, np.newaxis]
+        return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
+
+    def lengths_of(self, index):
+        """Lengths of some sequences, (B,), or None where all are equal."""
+        if self._alike:
+            return None
+        lengths = self.lengths[index]
+        return None if (lengths == lengths[0]).all() else lengths
+
+
+def inputs(x, lengths, size, dtype):
+    """Sequences of a model's inputs.
+
+    Parameters
+    ----------
+    x : array_like
+        (N, T, I), (N, T) where I is 1, or a list of (T_i, I) or (T_i,) arrays.
+    lengths : array_like of int, (N,), or None
+        With an array: the steps of each sequence that count.
+    size : int
+        I.
+    dtype : numpy.dtype
+
+    Returns
+    -------
+    Sequences
+        Steps of shape (I,).
+    """
+    if isinstance(x, (list, tuple)):
+        if lengths is not None:
+            raise ValueError(
+                "lengths is given with a list x, whose arrays have lengths of their own"
+            )
+        return _from_list("x", x, (size,), dtype)
+    x = real("x", x)
+    if x.ndim == 2 and size == 1:
+        x = x[..., np.newaxis]
+    if x.ndim != 3 or x.shape[2] != size:
+        raise ValueError(
+            f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
+            f"with I = {size}, or a list of arrays"
+        )
+    N, T = x.shape[:2]
+    lengths = np.full(N, T) if lengths is None else _lengths(lengths, N, T)
+    return _from_padded(x, lengths, dtype)
+
+
+def targets(y, x, output, size, loss, dtype):
+    """What a model's outputs are compared with.
+
+    Parameters
+    ----------
+    y : array_like
+        For output "last" (N, O), or (N,) where O is 1; for "all" (N, T, O), (N, T) where O is 1,
+        or a list of (T_i, O) or (T_i,) arrays.  For cross_entropy integer classes without the
+        axis O will do.
+    x : Sequences
+        The inputs.
+    output : {"last", "all"}
+    size : int
+        O.
+    loss : callable
+    dtype : numpy.dtype
+
+    Returns
+    -------
+    ndarray or Sequences
+        Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O), without O for
+        classes.
+    """
+    N, of_steps = len(x), output == "all"
+    if of_steps and isinstance(y, (list, tuple)):
+        y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
+        classes = loss is cross_entropy and all(
+            a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
+        )
+        found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
+        if not np.array_equal(found.lengths, x.lengths):
+            raise ValueError(
+                f"y has sequences of lengths {_some(found.lengths)}, expected x's "
+                f"{_some(x.lengths)}"
+            )
+        return found
+    y = real("y", y)
+    given, axes = y.shape, 2 if of_steps else 1
+    classes = loss is cross_entropy and y.dtype.kind in "iu" and y.ndim == axes
+    if not classes and y.ndim == axes and size == 1:
+        y = y[..., np.newaxis]
+    leading = "(N, T{})" if of_steps else "(N{})"
+    wanted = _alternatives(leading.format(", O"), leading.format("" if of_steps else ","), size)
+    if y.ndim != axes + (not classes) or len(y) != N or (not classes and y.shape[-1] != size):
+        also = ", or integer classes without the last axis" if loss is cross_entropy else ""
+        raise ValueError(
+            f"y has shape {given}, expected {wanted} with N = {N}, as in x, and O = {size}{also}"
+        )
+    y = y.astype(np.int64 if classes else dtype, copy=False)
+    if not of_steps:
+        return y
+    if y.shape[1] < x.lengths.max(initial=0):
+        raise ValueError(
+            f"y has shape {given}, expected T of at least {x.lengths.max()}, x's longest sequence"
+        )
+    return _from_padded(y, x.lengths, y.dtype)
+
+
+def _from_padded(a, lengths, dtype):
+    a = np.ascontiguousarray(a, dtype)
+    N, T = a.shape[:2]
+    return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths)
+
+
+def _from_list(name, arrays, shape, dtype):
+    """Sequences from a list of (T_i, *shape), or of (T_i,) where shape is (1,)."""
+    arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(arrays)]
+    for i, a in enumerate(arrays):
+        if a.ndim == 1 and shape == (1,):
+            arrays[i] = a[:, np.newaxis]
+        elif a.shape[1:] != shape or a.ndim == 0:
+            wanted = ", ".join(["T", *map(str, shape)]) + ("" if shape else ",")
+            raise ValueError(f"{name}[{i}] has shape {a.shape}, expected ({wanted})")
+    lengths = np.array([len(a) for a in arrays], np.int64)
+    steps = np.concatenate([*arrays, np.zeros((0, *shape))], dtype=dtype, casting="unsafe")
+    return Sequences(steps, np.cumsum(lengths) - lengths, lengths)
+
+
+def real(name, a):
+    """An array of real numbers."""
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a MaskedArray, expected an array or a list without a mask")
+    try:
+        found = np.asarray(a)
+    except ValueError:
+        raise ValueError(f"{name} is ragged, expected an array or a list of arrays") from None
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {found.dtype}, expected real numbers")
+    return found
+
+
+def _lengths(lengths, N, T):
+    found = real("lengths", lengths)
+    if found.shape != (N,):
+        raise ValueError(f"lengths has shape {found.shape}, expected {(N,)}: (N,)")
+    if found.dtype.kind not in "iu" and N:
+        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
+    if N and (found.min() < 0 or found.max() > T):
+        raise ValueError(f"lengths lie in {found.min()} to {found.max()}, expected 0 to T = {T}")
+    return found.astype(np.int64)
+
+
+def _alternatives(full, short, size):
+    return f"{full} or {short}" if size == 1 else full
+
+
+def _some(lengths):
+    return f"{lengths[:5].tolist()}{' …' if len(lengths) > 5 else ''}"
