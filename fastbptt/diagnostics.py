@@ -1,0 +1,292 @@
+"""Looking into a network: where its gradient vanishes or explodes, whether a gradient is right."""
+
+import operator
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbptt import checks
+from fastbptt.reference import ACTIVATIONS
+
+
+class GradientFlow(NamedTuple):
+    """What :func:`gradient_flow` returns: norms at the states h_0 … h_T, as decimal logarithms.
+
+    A logarithm tells 1e-400 from 0 and 1e400 from infinity; of a norm that is 0 it is -inf.
+
+    Attributes
+    ----------
+    log10_gradient : ndarray, (T + 1,)
+        Of dL/dh_t, the gradient of the loss: its norm over the whole batch (Frobenius).
+    log10_jacobian : ndarray, (T + 1, B)
+        Of the Jacobian dh_T/dh_t, for each sequence: its largest singular value, the most by which
+        the way back from the last state to h_t can stretch a gradient.
+    """
+
+    log10_gradient: np.ndarray
+    log10_jacobian: np.ndarray
+
+
+def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> GradientFlow:
+    """How the gradient of a loss travels back through time.
+
+    In row vectors,
+
+    .. math::
+        \\frac{dL}{dh_t} = g_t = dh_t + (g_{t+1} f'(z_{t+1})) W_h^T \\qquad
+        \\frac{dh_T}{dh_t} = \\prod_{k=T}^{t+1} \\mathrm{diag}(f'(z_k)) W_h^T
+
+    Where the norms fall with every step back, the gradient vanishes and the network does not learn
+    what lies long ago; where they rise, it explodes (Bengio, Simard and Frasconi 1994; Pascanu,
+    Mikolov and Bengio 2013).
+
+    Parameters
+    ----------
+    params, x, h, dh, lengths, activation
+        As given to :func:`fastbptt.backward`.
+
+    Returns
+    -------
+    GradientFlow
+        In float64.  Past a sequence's length its state stays as it is, and so the Jacobian is 1
+        there.  The Jacobian of a sequence with NaN or infinities on the way is NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit.
+
+    Notes
+    -----
+    It costs O(T B H^3) operations, most of them for singular values, and one (H, H) product at a
+    time in memory: a few sequences are enough.
+
+    Examples
+    --------
+    Every step back halves the gradient:
+
+    >>> import numpy as np, fastbptt
+    >>> from fastbptt.diagnostics import gradient_flow
+    >>> params = fastbptt.Params(np.ones((1, 1)), np.array([[0.5]]), np.zeros(1))
+    >>> x = np.ones((3, 1, 1))
+    >>> h = fastbptt.forward(params, x, activation="identity", backend="numpy")
+    >>> flow = gradient_flow(params, x, h, np.ones((1, 1)), activation="identity")
+    >>> 10 ** flow.log10_gradient
+    array([0.125, 0.25 , 0.5  , 1.   ])
+    """
+    T, B, _, H, dtype = checks.layer(params, x, activation)
+    checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+    if getattr(dh, "ndim", 3) == 2:
+        checks.array("dh", dh, dtype, (B, H), "(B, H), or (T, B, H)")
+    else:
+        checks.array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
+    lengths = np.full(B, T) if lengths is None else checks.lengths_of(lengths, T, B)
+    W_h = params[1].astype(np.float64)
+    _, df = ACTIVATIONS[activation]
+    log10_jacobian = np.zeros((T + 1, B))
+    for b, length in enumerate(lengths):
+        df_h = df(h[1 : length + 1, b].astype(np.float64))
+        log10_jacobian[:length, b] = _log10_jacobian(W_h, df_h)
+    return GradientFlow(_log10_gradient(W_h, h, dh, lengths, df), log10_jacobian)
+
+
+def _log10_jacobian(W_h, df_h):
+    """log10 of the 2-norm of dh_T/dh_t for t = 0 … T-1, of one sequence with f' (T, H)."""
+    norms = np.empty(len(df_h))
+    J, exponent = np.eye(len(W_h)), 0  # dh_T/dh_t = J 2**exponent
+    for t in reversed(range(len(df_h))):
+        J, exponent = _rescale((J * df_h[t]) @ W_h.T, exponent)
+        norm = np.linalg.norm(J, 2) if np.isfinite(J).all() else np.nan
+        norms[t] = _log10(norm, exponent)
+    return norms
+
+
+def _log10_gradient(W_h, h, dh, lengths, df):
+    """log10 of the norm of dL/dh_t over the batch for t = 0 … T."""
+    T, at_every_step = len(h) - 1, dh.ndim == 3
+    norms = np.empty(T + 1)
+    g, exponent = np.zeros(h.shape[1:]), 0  # dL/dh_t = g 2**exponent
+    if not at_every_step:
+        g += dh
+    for t in range(T, 0, -1):
+        live = t <= lengths
+        if at_every_step and dh[t - 1, live].any():
+            # The exponent at which neither summand overflows; what underflows is nothing beside
+            # the other one.
+            common = max(exponent, 0)
+            g, exponent = np.ldexp(g, exponent - common), common
+            g[live] += np.ldexp(dh[t - 1, live].astype(np.float64), -common)
+        norms[t] = _log10(np.linalg.norm(g), exponent)
+        g[live] = (g[live] * df(h[t, live].astype(np.float64))) @ W_h.T
+        g, exponent = _rescale(g, exponent)
+    norms[0] = _log10(np.linalg.norm(g), exponent)
+    return norms
+
+
+def _rescale(a, exponent):
+    """The same a 2**exponent with the largest magnitude in a brought to [1/2, 1); 0 as 0 2**0."""
+    largest = np.abs(a).max(initial=0)
+    _, shift = np.frexp(largest)
+    return np.ldexp(a, -shift), exponent + int(shift) if largest else 0
+
+
+def _log10(norm, exponent):
+    """log10 of norm 2**exponent."""
+    with np.errstate(divide="ignore"):
+        return np.log10(norm) + exponent * np.log10(2)
+
+
+def spectral_radius(W_h) -> float:
+    """Largest magnitude of an eigenvalue of the recurrent weights.
+
+    With the activation "identity", gradients vanish in the long run where it is below 1, and
+    explode where it is above (Pascanu, Mikolov and Bengio 2013).
+
+    Parameters
+    ----------
+    W_h : ndarray, (H, H)
+        Recurrent weights, of any dtype of real numbers.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where `W_h` is no square matrix of finite numbers.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> from fastbptt.diagnostics import spectral_radius
+    >>> round(spectral_radius(fastbptt.init_params(3, 5, seed=0).W_h), 6)
+    1.0
+    """
+    checks.array_type("W_h", W_h)
+    if W_h.dtype.kind not in "fiu":
+        raise TypeError(f"W_h has dtype {W_h.dtype}, expected real numbers")
+    if W_h.ndim != 2 or W_h.shape[0] != W_h.shape[1] or not W_h.size:
+        raise ValueError(f"W_h has shape {W_h.shape}, expected (H, H) with H at least 1")
+    if not np.isfinite(W_h).all():
+        raise ValueError("W_h holds NaN or infinity, expected finite numbers")
+    return float(np.abs(np.linalg.eigvals(W_h.astype(np.float64))).max())
+
+
+def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
+    """Compare the gradients of a loss with central differences of it.
+
+    At some entries w of every array
+
+    .. math:: d = \\frac{f(w + \\delta) - f(w - \\delta)}{2 \\delta}, \\qquad
+              \\delta = \\mathrm{step} \\max(1, |w|)
+
+    Parameters
+    ----------
+    f : callable
+        ``f()`` returns the loss for the present values of `parameters`, the same number for the
+        same values: no dropout, no minibatch drawn anew.
+    parameters : mapping of str to ndarray
+        The arrays that `f` reads, float64 for figures that mean much.  They are changed in place
+        and have their bits back in the end, also where `f` raises.
+    gradients : mapping of str to ndarray
+        What is to be checked: gradients of the parameters of these names, in their shapes.
+    step : float, optional
+        The cube root of the dtype's epsilon by default: 6e-6 for float64, 5e-3 for float32.
+    samples : int, default 20
+        Entries drawn from each array; all of them where it has no more.
+    seed : None, int or numpy.random.Generator
+        Draws the entries.
+
+    Returns
+    -------
+    dict of str to float
+        For each of `gradients` the largest \\|gradient - d\\|, divided by the largest of
+
+        - all \\|gradient\\| of the array,
+        - all its \\|d\\|,
+        - 100 eps \\|f\\| / delta: the rounding of f puts about a hundredth of it into every d,
+          which is no error of a gradient that is tiny or zero.
+
+        Where the gradient is right and f smooth, at most about 1e-2, in float64 mostly below 1e-6.
+        At a kink, as relu has, d is no derivative.  NaN where f or a gradient is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument does not fit; nothing has been changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.diagnostics import gradient_check
+    >>> w = np.array([1.0, 2.0, 3.0])
+    >>> errors = gradient_check(lambda: np.sum(w**2), {"w": w}, {"w": 2 * w})
+    >>> errors["w"] < 1e-6
+    True
+    >>> gradient_check(lambda: np.sum(w**2), {"w": w}, {"w": w})  # a factor of 2 is missing
+    {'w': 0.5}
+    """
+    try:
+        count = operator.index(samples)
+    except TypeError:
+        raise TypeError(f"samples is {samples!r}, expected an integer") from None
+    if count < 1:
+        raise ValueError(f"samples is {samples}, expected at least 1")
+    for name, gradient in gradients.items():
+        if name not in parameters:
+            raise ValueError(f"gradients has {name!r}, expected names that parameters has")
+        _check_parameter(name, parameters[name], gradient, step)
+    # Copies: f may compute its own gradients into the same memory.
+    gradients = {name: np.array(gradient) for name, gradient in gradients.items()}
+    rng = np.random.default_rng(seed)
+    return {
+        name: _relative_error(f, parameters[name], gradient, step, rng, count)
+        for name, gradient in gradients.items()
+    }
+
+
+def _check_parameter(name, w, gradient, step):
+    for array, what in ((w, f"parameters[{name!r}]"), (gradient, f"gradients[{name!r}]")):
+        checks.array_type(what, array)
+        if array.dtype.kind != "f":
+            raise TypeError(f"{what} has dtype {array.dtype}, expected float64 or float32")
+    if gradient.shape != w.shape:
+        raise ValueError(
+            f"gradients[{name!r}] has shape {gradient.shape}, expected {w.shape}: the parameter's"
+        )
+    if not w.flags.writeable:
+        raise ValueError(f"parameters[{name!r}] is read-only, expected a writeable array")
+    eps = np.finfo(w.dtype).eps
+    if step is not None and not eps <= step < np.inf:
+        raise ValueError(f"step is {step}, expected at least {w.dtype}'s epsilon, {eps:.1e}")
+
+
+def _relative_error(f, w, gradient, step, rng, samples):
+    """The error of one array, as :func:`gradient_check` defines it."""
+    eps = float(np.finfo(w.dtype).eps)
+    step = eps ** (1 / 3) if step is None else step
+    error, scale = 0.0, float(np.abs(gradient).max(initial=0))
+    for n in rng.permutation(w.size)[:samples]:
+        index = np.unravel_index(n, w.shape)
+        slope, resolution = _central_difference(f, w, index, step, eps)
+        error = max(error, abs(float(gradient[index]) - slope))
+        # np.maximum, not max: a NaN of f or of the gradient stays.
+        scale = float(np.maximum(scale, np.maximum(abs(slope), 100 * resolution)))
+    return error / scale if scale else 0.0
+
+
+def _central_difference(f, w, index, step, eps):
+    """Slope of f along one entry of w, and what the rounding of f contributes to it."""
+    value = w[index]
+    delta = step * max(1.0, abs(float(value)))
+    ends, losses = [], []
+    try:
+        for moved in (value + delta, value - delta):
+            w[index] = moved
+            ends.append(float(w[index]))  # as w's dtype rounds it
+            losses.append(float(f()))
+    finally:
+        w[index] = value
+    slope = (losses[0] - losses[1]) / (ends[0] - ends[1])
+    return slope, eps * max(map(abs, losses)) / delta
