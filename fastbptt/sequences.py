@@ -148,7 +148,7 @@ def _from_list(name, arrays, shape, dtype):
     for i, a in enumerate(arrays):
         if a.ndim == 1 and shape == (1,):
             arrays[i] = a[:, np.newaxis]
-        elif a.shape[1:] != shape or a.ndim == 0:
+        elif a.shape[1:] != shape:
             wanted = ", ".join(["T", *map(str, shape)]) + ("" if shape else ",")
             raise ValueError(f"{name}[{i}] has shape {a.shape}, expected ({wanted})")
     lengths = np.array([len(a) for a in arrays], np.int64)

@@ -1,0 +1,420 @@
+"""Estimators for scikit-learn: a number, a few numbers or a class for each sequence.
+
+They need scikit-learn: ``pip install "fastbptt[sklearn]"``.
+"""
+
+import math
+from numbers import Real
+from typing import Self
+
+import numpy as np
+
+from fastbptt import sequences
+from fastbptt.extras import import_extra
+from fastbptt.model import RNN
+from fastbptt.optimizers import Adam
+from fastbptt.training import fit
+
+validation = import_extra("sklearn.utils.validation", "sklearn", "fastbptt.estimators")
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa: E402
+from sklearn.model_selection import train_test_split  # noqa: E402
+from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
+
+
+class _Estimator(BaseEstimator):
+    """What the estimators share: all but the targets.
+
+    A subclass has ``_checked_y(y)``; ``_learn(y)``, which keeps what there is to know of the
+    targets before training; and ``_targets(y)``, which gives them as its loss takes them.
+    """
+
+    _LOSS: str
+    _output_size: int
+
+    def __init__(
+        self,
+        *,
+        hidden_size=32,
+        num_layers=1,
+        bidirectional=False,
+        activation="tanh",
+        dropout=0.0,
+        learning_rate=1e-3,
+        epochs=100,
+        batch_size=32,
+        clip_norm: float | None = 1.0,
+        validation_fraction=0.0,
+        patience=None,
+        dtype="float32",
+        backend="numba",
+        random_state=None,
+        verbose=False,
+    ):
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.activation = activation
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.dtype = dtype
+        self.backend = backend
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _checked_y(self, y):
+        raise NotImplementedError
+
+    def _learn(self, y):
+        raise NotImplementedError
+
+    def _targets(self, y):
+        raise NotImplementedError
+
+    def fit(self, X, y) -> Self:
+        """Train from new weights.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, n_steps) or (n_samples, n_steps, n_features), or list
+            Sequences, in one of the forms that :class:`RNNRegressor` names.
+        y : array_like, (n_samples,), for a regressor also (n_samples, n_outputs)
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where X, y or a parameter does not fit.
+        FloatingPointError
+            Where the loss turns infinite or NaN.
+        """
+        X, y = self._checked(X, y, reset=True)
+        self._learn(y)
+        y, held_out = self._targets(y), None
+        random_state = validation.check_random_state(self.random_state)
+        share = self.validation_fraction
+        if not isinstance(share, Real) or not 0 <= share < 1:
+            raise ValueError(
+                f"validation_fraction is {share!r}, expected at least 0 and less than 1"
+            )
+        if share:
+            X, X_held_out, y, y_held_out = train_test_split(
+                X, y, test_size=share, random_state=random_state,
+                stratify=y if isinstance(self, ClassifierMixin) else None,
+            )  # fmt: skip
+            held_out = X_held_out, y_held_out
+        model = self._begin(X, random_state)
+        return self._train(model, X, y, self.epochs, validation=held_out, patience=self.patience)
+
+    def _fit_further(self, X, y, known=None):
+        """One epoch; before the first one, learn of the targets from `known`, or else from y."""
+        first = not hasattr(self, "model_")
+        X, y = self._checked(X, y, reset=first)
+        if first:
+            self._learn(y if known is None else known)
+        y = self._targets(y)
+        if first:
+            model = self._begin(X, validation.check_random_state(self.random_state))
+        else:
+            model = self.model_
+        return self._train(model, X, y, epochs=1)
+
+    def _begin(self, X, random_state):
+        """A new model; the optimizer and the random generator are its own from now on."""
+        self._rng = np.random.default_rng(random_state.randint(2**31 - 1))
+        self._optimizer = Adam()
+        return RNN(
+            X[0].shape[1], self.hidden_size, self._output_size, num_layers=self.num_layers,
+            bidirectional=self.bidirectional, activation=self.activation, dropout=self.dropout,
+            dtype=self.dtype, seed=self._rng, backend=self.backend,
+        )  # fmt: skip
+
+    def _train(self, model, X, y, epochs, **options):
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate is {rate!r}, expected a positive number")
+        self._optimizer.lr = rate
+        self.history_ = fit(
+            model, X, y, loss=self._LOSS, optimizer=self._optimizer, epochs=epochs,
+            batch_size=self.batch_size, clip_norm=self.clip_norm, progress=bool(self.verbose),
+            seed=self._rng, **options,
+        )  # fmt: skip
+        self.model_ = model
+        return self
+
+    def _outputs(self, X):
+        """The model's outputs, (n_samples, O)."""
+        validation.check_is_fitted(self, "model_")
+        return self.model_.predict(self._sequences(X, reset=False))
+
+    def _checked(self, X, y, reset):
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        X, y = self._sequences(X, reset), self._checked_y(y)
+        validation.check_consistent_length(X, y)
+        return X, y
+
+    def _sequences(self, X, reset):
+        """X as :class:`fastbptt.RNN` takes it: an array (N, T, I), or a list of (T_i, I).
+
+        What scikit-learn checks is a table: X (N, T) itself, or all sequences' steps, a row each.
+        """
+        options = {"reset": reset, "dtype": self.dtype}
+        if _is_list_of_arrays(X):
+            first = np.shape(X[0])
+            features = first[1] if len(first) > 1 else 1
+            steps = sequences._from_list("X", X, (features,), self.dtype).steps
+            steps = validation.validate_data(self, steps, **options)
+            return np.split(steps, np.cumsum([len(a) for a in X])[:-1])
+        shape = np.asarray(X).shape
+        if len(shape) == 3:
+            steps = np.reshape(X, (math.prod(shape[:2]), shape[2]))
+            return validation.validate_data(self, steps, **options).reshape(shape)
+        return validation.validate_data(self, X, **options)[..., np.newaxis]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _is_list_of_arrays(X):
+    """Nested lists are none, they are an array; nor is a list of NumPy's numbers."""
+    return isinstance(X, (list, tuple)) and any(getattr(a, "shape", ()) for a in X)
+
+
+class RNNRegressor(RegressorMixin, _Estimator):
+    """A recurrent network that reads a sequence and gives a number, or a few, at its end.
+
+    It is a :class:`fastbptt.RNN` with a readout of the last state, trained by :func:`fastbptt.fit`
+    with Adam to the least mean squared error.
+
+    Parameters
+    ----------
+    hidden_size : int, default 32
+    num_layers : int, default 1
+    bidirectional : bool, default False
+    activation : {"tanh", "relu", "identity"}, default "tanh"
+    dropout : float, default 0.0
+        Share of the states between two layers that training replaces by zero.
+    learning_rate : float, default 1e-3
+        Adam's.
+    epochs : int, default 100
+        Passes over the data.
+    batch_size : int, default 32
+        Sequences in a minibatch.
+    clip_norm : float or None, default 1.0
+        Largest norm of the gradient of all weights together.
+    validation_fraction : float, default 0.0
+        Share of the sequences on which the loss is computed after every epoch, and which are not
+        trained on; drawn at random, by a classifier from each class.
+    patience : int, optional
+        Stop after so many epochs in a row without a new least validation loss, or training loss
+        where `validation_fraction` is 0, and take the weights of the best epoch.
+    dtype : {"float32", "float64"}, default "float32"
+    backend : {"numba", "numpy"}, default "numba"
+    random_state : None, int or numpy.random.RandomState, optional
+        Of the initial weights, the order of sequences, dropout and what is held out.  The same int
+        gives the same bits with the backend "numba".
+    verbose : bool, default False
+        Show a progress bar; needs the extra "train".
+
+    Attributes
+    ----------
+    model_ : fastbptt.RNN
+    history_ : fastbptt.History
+        Of the last call of fit or partial_fit.
+    n_features_in_ : int
+        Columns of an X (n_samples, n_steps); n_features of the other forms.
+    feature_names_in_ : ndarray of str
+        Where X was a data frame with such names.
+    y_mean_, y_scale_ : float or ndarray, (n_outputs,)
+        Mean and standard deviation of y, 1 where that is 0: the model's own targets are
+        ``(y - y_mean_) / y_scale_``.  So the learning rate does not depend on y's unit.
+
+    Notes
+    -----
+    X is one of
+
+    - an array (n_samples, n_steps), each row a series of one feature;
+    - an array (n_samples, n_steps, n_features);
+    - a list of arrays (T_i, n_features), or (T_i,) for one feature, whose lengths may differ.
+
+    The last two give the same bits where they hold the same sequences, and go together: a later X
+    may be in either, with any number of steps.  Where the first X has two axes, all have, and as
+    many columns.  Nested lists stand for an array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.estimators import RNNRegressor
+    >>> X = np.random.default_rng(0).integers(0, 2, (64, 5))
+    >>> model = RNNRegressor(hidden_size=8, learning_rate=0.02, epochs=30, random_state=0)
+    >>> model.fit(X, X.sum(axis=1)).score(X, X.sum(axis=1)) > 0.9
+    True
+    """
+
+    _LOSS = "mse"
+
+    def partial_fit(self, X, y):
+        """Train for one epoch more: from where the last call of fit or partial_fit ended, if any.
+
+        As many calls as epochs, with the same data, give the same bits as :meth:`fit` where that
+        holds nothing out.
+
+        Parameters
+        ----------
+        X, y
+            As for :meth:`fit`.  Of the first y given, the mean and the scale are taken.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit_further(X, y)
+
+    def predict(self, X):
+        """A number for each sequence, or a few.
+
+        Parameters
+        ----------
+        X : array_like or list of array_like
+            In the form of that which it was trained on.
+
+        Returns
+        -------
+        y : ndarray of float64, (n_samples,) or (n_samples, n_outputs)
+            As y was when it was trained.
+        """
+        outputs = self._outputs(X).reshape(-1, *np.shape(self.y_mean_))
+        return outputs * self.y_scale_ + self.y_mean_
+
+    def _checked_y(self, y):
+        return validation.check_array(
+            y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self
+        )
+
+    def _learn(self, y):
+        scale = y.std(axis=0)
+        self.y_mean_, self.y_scale_ = y.mean(axis=0), np.where(scale > 0, scale, 1.0)[()]
+        self._output_size = self.y_mean_.size
+
+    def _targets(self, y):
+        return (y - self.y_mean_) / self.y_scale_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class RNNClassifier(ClassifierMixin, _Estimator):
+    """A recurrent network that reads a sequence and tells its class at the end.
+
+    It is a :class:`fastbptt.RNN` with a readout of the last state, a logit for each class, trained
+    by :func:`fastbptt.fit` with Adam to the least cross-entropy.  Parameters and forms of X are
+    those of :class:`RNNRegressor`.
+
+    Attributes
+    ----------
+    classes_ : ndarray, (n_classes,)
+        The labels, in order.
+    model_, history_, n_features_in_, feature_names_in_
+        As those of :class:`RNNRegressor`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.estimators import RNNClassifier
+    >>> X = np.random.default_rng(0).standard_normal((64, 5))
+    >>> y = np.where(X.sum(axis=1) > 0, "up", "down")
+    >>> model = RNNClassifier(hidden_size=8, learning_rate=0.02, epochs=30, random_state=0)
+    >>> model.fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    _LOSS = "cross_entropy"
+
+    def partial_fit(self, X, y, classes=None):
+        """Train for one epoch more: from where the last call of fit or partial_fit ended, if any.
+
+        As many calls as epochs, with the same data, give the same bits as :meth:`fit` where that
+        holds nothing out.
+
+        Parameters
+        ----------
+        X, y
+            As for :meth:`fit`.  Not every class needs to be in y.
+        classes : array_like, (n_classes,), optional
+            All labels; needed at the first call.
+
+        Returns
+        -------
+        self
+        """
+        if not hasattr(self, "model_"):
+            if classes is None:
+                raise ValueError("classes is None, expected all labels at the first call")
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(
+                f"classes has {np.unique(classes)}, expected {self.classes_} as before"
+            )
+        return self._fit_further(X, y, classes)
+
+    def predict_proba(self, X):
+        """Probability of each class for each sequence: the softmax of the model's outputs.
+
+        Parameters
+        ----------
+        X : array_like or list of array_like
+            In the form of that which it was trained on.
+
+        Returns
+        -------
+        p : ndarray of float64, (n_samples, n_classes)
+            In the order of ``classes_``.
+        """
+        y = self._outputs(X).astype(np.float64)
+        p = np.exp(y - y.max(axis=1, keepdims=True))
+        return p / p.sum(axis=1, keepdims=True)
+
+    def predict(self, X):
+        """The most probable class of each sequence.
+
+        Parameters
+        ----------
+        X : array_like or list of array_like
+            In the form of that which it was trained on.
+
+        Returns
+        -------
+        y : ndarray, (n_samples,)
+            Of ``classes_``.
+        """
+        best = self._outputs(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _checked_y(self, y):
+        y = validation.check_array(y, dtype=None, ensure_2d=False, input_name="y", estimator=self)
+        y = validation.column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return y
+
+    def _learn(self, y):
+        self.classes_ = np.unique(y)
+        self._output_size = len(self.classes_)
+
+    def _targets(self, y):
+        unknown = np.setdiff1d(y, self.classes_)
+        if unknown.size:
+            raise ValueError(f"y has {unknown}, expected labels of classes {self.classes_}")
+        return np.searchsorted(self.classes_, y)
