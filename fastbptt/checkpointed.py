@@ -88,7 +88,8 @@ def backward_checkpointed(
         The loss's own gradient at every state or at the last ones.  Or ``dh(t, h)``, which is given
         a window's first step t, counted from 0, and its states h (n, B, H) after the steps t to
         t + n - 1, and returns the gradient at these, (n, B, H); it is called from the last window
-        to the first.  So no array of T states is needed for a loss at every step.
+        to the first, and h is written over after each.  So no array of T states is needed for a
+        loss at every step.
 
     Returns
     -------

@@ -87,7 +87,7 @@ class RNN:
         self.activation = checks.one_of("activation", activation, ACTIVATIONS)
         self.output = checks.one_of("output", output, OUTPUTS)
         self.backend = checks.one_of("backend", backend, BACKENDS)
-        self.dtype = checks.one_of("dtype", getattr(dtype, "__name__", str(dtype)), _DTYPES)
+        self.dtype = checks.float_dtype("dtype", dtype).name
         if not isinstance(dropout, numbers.Real):
             raise TypeError(f"dropout is {dropout!r}, expected a number")
         self.dropout = float(dropout)
@@ -95,7 +95,7 @@ class RNN:
             raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
         if self.dropout and self.num_layers == 1:
             raise ValueError(
-                f"dropout is {dropout} and num_layers 1, expected at least 2: it acts between them"
+                f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
             )
         rng = np.random.default_rng(seed)
         self.network = Network(**self.config(), rng=rng)
@@ -173,7 +173,8 @@ class RNN:
             (T_i, O) for "all", where O is 1 also without that axis; for "cross_entropy" also
             integer classes in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those.
+            One of :data:`fastbptt.losses.LOSSES`, or a function like those, whose value is a mean
+            over rows.
 
         Returns
         -------
@@ -257,6 +258,11 @@ class RNN:
         options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
+    def __setattr__(self, name, value):
+        if name in _CONFIG and hasattr(self, "network"):
+            raise AttributeError(f"{name} is {getattr(self, name)!r} and stays so, make a new RNN")
+        super().__setattr__(name, value)
+
     # The named arrays are views of one vector, which a copy of each by itself would not be.
 
     def __getstate__(self):
@@ -268,7 +274,6 @@ class RNN:
         self.network.vector[...] = vector
 
 
-_DTYPES = "float32", "float64"
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
            "output", "dropout", "dtype", "backend")  # fmt: skip
 

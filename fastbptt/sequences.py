@@ -14,6 +14,8 @@ class Sequences:
         What belongs to each step.
     starts, lengths : ndarray of int64, (N,)
         First step and number of steps of each sequence.
+    padded : int, optional
+        T of the array that they come from; None for a list.
 
     Notes
     -----
@@ -21,8 +23,8 @@ class Sequences:
     Past a sequence's length it holds whatever comes next.
     """
 
-    def __init__(self, steps, starts, lengths):
-        self.steps, self.starts, self.lengths = steps, starts, lengths
+    def __init__(self, steps, starts, lengths, padded=None):
+        self.steps, self.starts, self.lengths, self.padded = steps, starts, lengths, padded
         self._alike = len(lengths) == 0 or bool((lengths == lengths[0]).all())
 
     def __len__(self):
@@ -129,17 +131,18 @@ def targets(y, x, output, size, loss, dtype):
     y = y.astype(np.int64 if classes else dtype, copy=False)
     if not of_steps:
         return y
-    if y.shape[1] < x.lengths.max(initial=0):
-        raise ValueError(
-            f"y has shape {given}, expected T of at least {x.lengths.max()}, x's longest sequence"
-        )
+    longest = x.lengths.max(initial=0)
+    if x.padded is not None and y.shape[1] != x.padded:
+        raise ValueError(f"y has shape {given}, expected T = {x.padded}, as in x")
+    if y.shape[1] < longest:
+        raise ValueError(f"y has shape {given}, expected T of at least {longest}, x's longest")
     return _from_padded(y, x.lengths, y.dtype)
 
 
 def _from_padded(a, lengths, dtype):
     a = np.ascontiguousarray(a, dtype)
     N, T = a.shape[:2]
-    return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths)
+    return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths, T)
 
 
 def _from_list(name, arrays, shape, dtype):

@@ -226,7 +226,7 @@ WITHOUT = ", or integer classes without the last axis"
         ("all", 1, mse, np.zeros((2, 3)), ValueError,
          "y has shape (2, 3), expected (N, T, O) or (N, T) with N = 3, as in x, and O = 1"),
         ("all", 1, mse, np.zeros((3, 2)), ValueError,
-         "y has shape (3, 2), expected T of at least 3, x's longest sequence"),
+         "y has shape (3, 2), expected T of at least 3, x's longest"),
         ("all", 2, cross_entropy, np.zeros((3, 3)), ValueError, f"and O = 2{WITHOUT}"),
         ("all", 1, mse, [[1, 2, 3], []], ValueError,
          "y has sequences of lengths [3, 0], expected x's [3, 0, 2]"),
@@ -246,3 +246,10 @@ def test_targets_that_do_not_fit(output, size, loss, y, error, words):
     with pytest.raises(error) as caught:
         sequences.targets(y, inputs_of(LENGTHS), output, size, loss, F4)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("T", [4, 6])
+def test_targets_of_an_array_with_other_steps(T):
+    x = sequences.inputs(np.zeros((3, 5, 2)), [3, 0, 2], 2, F4)
+    with pytest.raises(ValueError, match=f"y has shape .3, {T}, 1., expected T = 5, as in x"):
+        sequences.targets(np.zeros((3, T, 1)), x, "all", 1, mse, F4)
