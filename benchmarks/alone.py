@@ -1,0 +1,32 @@
+"""Times of one library in a process of its own, for `report`.
+
+    python -m benchmarks.alone [--dtype float64] fastbptt epoch "10 32 3 16" "1000 1 8 64"
+
+A line of seconds for each case: the least of some turns, of one forward and backward at a shape
+T B I H, or of an epoch of training.
+"""
+
+import argparse
+
+from . import epoch, rivals
+from .common import take_turns
+
+TURNS = 3
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    cli.add_argument("library", choices=list(rivals.LIBRARIES))
+    cli.add_argument("cases", nargs="+", metavar="case")
+    args = cli.parse_args()
+    for case in args.cases:
+        if case == "epoch":
+            call = epoch.run(args.library)
+        else:
+            call = rivals.step(args.library, case, args.dtype)
+        print(*take_turns((call,), TURNS), flush=True)
+
+
+if __name__ == "__main__":
+    main()

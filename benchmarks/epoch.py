@@ -1,0 +1,135 @@
+"""An epoch of training: `fit` beside the same loop in torch.
+
+1,347 sequences of 64 numbers in 10 classes, as scikit-learn's digits have them, 64 hidden units,
+minibatches of 32, Adam, the gradient's norm clipped at 1.  The numbers are drawn at random: what
+they are changes nothing in the time.
+"""
+
+import functools
+import importlib
+import time
+
+import numpy as np
+
+import fastbptt
+
+from .common import need, need_fastbptt, take_turns
+from .rivals import PAUSE, equal_threads
+
+N, T, I, H, O, BATCH = 1347, 64, 1, 64, 10, 32
+
+
+def data():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((N, T, I)).astype("float32"), rng.integers(0, O, N)
+
+
+def with_fastbptt():
+    x, y = data()
+    model, optimizer = fastbptt.RNN(I, H, O, seed=0), fastbptt.Adam()
+
+    def epoch():
+        fastbptt.fit(
+            model, x, y, loss="cross_entropy", optimizer=optimizer, epochs=1, batch_size=BATCH,
+            clip_norm=1.0, progress=False, seed=0,
+        )  # fmt: skip
+
+    return epoch
+
+
+def with_torch():
+    import torch
+
+    torch.manual_seed(0)
+    x, y = map(torch.from_numpy, data())
+    rnn, readout = torch.nn.RNN(I, H, batch_first=True), torch.nn.Linear(H, O)
+    weights = [*rnn.parameters(), *readout.parameters()]
+    optimizer = torch.optim.Adam(weights)
+
+    def epoch():
+        total = 0.0
+        for index in torch.randperm(N).split(BATCH):
+            optimizer.zero_grad()
+            _, last = rnn(x[index])
+            loss = torch.nn.functional.cross_entropy(readout(last[0]), y[index])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            total += loss.item() * len(index)
+        return total / N
+
+    return epoch
+
+
+LIBRARIES = {"fastbptt": with_fastbptt, "torch": with_torch}
+
+
+@functools.cache  # asv sets up before every call that it times
+def run(library):
+    """An epoch of a library as a function, called once before."""
+    epoch = LIBRARIES[library]()
+    epoch()
+    return epoch
+
+
+def inside(epoch, names=("forward", "backward")):
+    """Seconds of an epoch, and of those the kernels' functions of these names."""
+    kernels = importlib.import_module("fastbptt.kernels")
+    spent = 0.0
+
+    def timed(function):
+        def call(*args):
+            nonlocal spent
+            start = time.perf_counter()
+            function(*args)
+            spent += time.perf_counter() - start
+
+        return call
+
+    originals = {name: getattr(kernels, name) for name in names}
+    try:
+        for name, function in originals.items():
+            setattr(kernels, name, timed(function))
+        start = time.perf_counter()
+        epoch()
+        return time.perf_counter() - start, spent
+    finally:
+        for name, function in originals.items():
+            setattr(kernels, name, function)
+
+
+class Epoch:
+    version, timeout = "1", 300
+    repeat = (3, 20, 2.0)
+
+    def setup(self):
+        need_fastbptt("fit", "RNN")
+        self.epoch = run("fastbptt")
+
+    def time_epoch(self):
+        self.epoch()
+
+    def track_share_outside_kernels(self):
+        """Of the least of ten epochs: shuffling, readout, loss, clipping, Adam, checks."""
+        total, kernels = min(inside(self.epoch) for _ in range(10))
+        return 100 * (1 - kernels / total)
+
+    track_share_outside_kernels.unit = "%"
+
+
+class Rivals:
+    """Our time over theirs."""
+
+    version, timeout = "1", 300
+    unit = "of their time"
+    param_names = ("library",)
+    params = (("torch",),)
+
+    def setup(self, library):
+        need(library)
+        need_fastbptt("fit", "RNN")
+
+    def track_share_of_time(self, library):
+        equal_threads()
+        ours, theirs = take_turns((run("fastbptt"), run(library)), 4, PAUSE)
+        return ours / theirs

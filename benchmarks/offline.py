@@ -1,0 +1,164 @@
+"""Make the pages that `asv publish` wrote work without internet.
+
+    asv publish && python -m benchmarks.offline && asv preview
+
+asv's page loads jQuery, Flot, Bootstrap and others from public hosts.  This puts copies of them,
+from the npm registry, with their licences, beside the page, and makes it load those.  Packages are
+kept under .asv/npm, so that only the first run needs the registry.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import re
+import tarfile
+import urllib.request
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+REGISTRY = "https://registry.npmjs.org"
+
+
+class Package(NamedTuple):
+    """Of an npm package: what the registry says its tarball's SHA-512 is, and what is wanted."""
+
+    name: str
+    version: str
+    sha512: str
+    scripts: dict[str, str]  # what asv's page loads, the last part of its address: file in here
+    others: tuple[str, ...]  # licence, and files that those refer to
+
+
+PACKAGES = (
+    Package(
+        "jquery",
+        "3.3.1",
+        "Ubldcmxp5np52/ENotGxlLe6aGMvmF4R8S6tZjsP6Knsaxd/xp3Zrh50cG93lR6nPXyUFwzN3ZSOQI0wRJNdGg==",
+        {"jquery-3.3.1.min.js": "dist/jquery.min.js"},
+        ("LICENSE.txt",),
+    ),
+    Package(
+        "flot",
+        "0.8.3",
+        "xg2otcTJDvS+ERK+my4wxG/ASq90QURXtoM4LhacCq0jQW2jbyjdttbRNqU2cPykrpMvJ6b2uSp6SAgYAzj9tQ==",
+        {
+            "jquery.flot.min.js": "jquery.flot.js",
+            "jquery.flot.time.min.js": "jquery.flot.time.js",
+            "jquery.flot.selection.min.js": "jquery.flot.selection.js",
+            "jquery.flot.categories.min.js": "jquery.flot.categories.js",
+        },
+        ("LICENSE.txt",),
+    ),
+    Package(
+        "flot-orderbars",
+        "1.0.0",
+        "Jv51fvzevUjNXEeozpwEKfPjhiZhfiJddv0WHjduUTCmSF+7T5K7C9c9Y1wIVmUhDBv5fLMjgbwKecT0GIKPZA==",
+        {"jquery.flot.orderBars.js": "js/jquery.flot.orderBars.js"},
+        ("package.json",),  # its MIT notice is at the top of the script
+    ),
+    Package(
+        "stupid-table-plugin",
+        "1.1.3",
+        "2Vk7XouQPxUQPRe9w0Fu7ZZ8kHLK7rDoLMsCgtKxRNJ7f4dSOGvW9CkHsq5wD6QsaEnWoyLBYH3xOEsrK3yWBg==",
+        {"stupidtable.min.js": "stupidtable.min.js"},
+        ("LICENSE",),
+    ),
+    Package(
+        "blueimp-md5",
+        "2.19.0",
+        "DRQrD6gJyy8FbiE4s+bDoXS9hiW3Vbx5uCdwvcCf3zLHL+Iv7LtGHLpr+GZV8rHG8tK766FGYBwRbu8pELTt+w==",
+        {"md5.min.js": "js/md5.min.js"},
+        ("LICENSE.txt",),
+    ),
+    Package(
+        "bootstrap",
+        "3.1.1",
+        "TAzqS8E/ISpVHP29gYhy+1NSV+FJwApDVQhDfgLYsIuUDJiqJzH2DfORN5tiu+Ie2iBLrzEG34t4Rf465cigqg==",
+        {
+            "bootstrap.min.js": "dist/js/bootstrap.min.js",
+            "bootstrap.min.css": "dist/css/bootstrap.min.css",
+        },
+        (
+            "LICENSE",
+            "dist/fonts/glyphicons-halflings-regular.eot",
+            "dist/fonts/glyphicons-halflings-regular.svg",
+            "dist/fonts/glyphicons-halflings-regular.ttf",
+            "dist/fonts/glyphicons-halflings-regular.woff",
+        ),
+    ),
+)
+
+# What a browser fetches to show a page: scripts, styles, images.  Not the links one may click.
+FETCHED = re.compile(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]*)"[^>]*>')
+
+
+def localise(page):
+    """The page with local addresses for those that FETCHED finds.
+
+    Raises
+    ------
+    ValueError
+        Where the page loads something else from elsewhere: an asv that this was not written for.
+    """
+    places = {
+        loaded: f"npm/{package.name}/{file}"
+        for package in PACKAGES
+        for loaded, file in package.scripts.items()
+    }
+
+    def local(match):
+        address = match[1]
+        loaded = PurePosixPath(address).name
+        if loaded not in places:
+            raise ValueError(f"the page loads {address}, expected one of {', '.join(places)}")
+        # A digest is of one form of the file (minified or not); those from npm are checked here.
+        tag = re.sub(r'\s(?:integrity|crossorigin|referrerpolicy)="[^"]*"', "", match[0])
+        return tag.replace(address, places[loaded])
+
+    return FETCHED.sub(local, page)
+
+
+def fetch(package, registry, kept):
+    """A package's tarball, from the directory where packages are kept or from the registry."""
+    path = kept / f"{package.name}-{package.version}.tgz"
+    if path.exists():
+        tarball = path.read_bytes()
+    else:
+        address = f"{registry.rstrip('/')}/{package.name}/-/{path.name}"
+        with urllib.request.urlopen(address, timeout=60) as response:
+            tarball = response.read()
+    found = base64.b64encode(hashlib.sha512(tarball).digest()).decode()
+    if found != package.sha512:
+        raise ValueError(f"{path.name} has SHA-512 {found}, expected {package.sha512}")
+    kept.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tarball)
+    return tarball
+
+
+def unpack(package, tarball, directory):
+    """Write the files that are wanted into directory/name."""
+    with tarfile.open(fileobj=io.BytesIO(tarball)) as tar:
+        for file in (*package.scripts.values(), *package.others):
+            path = directory / package.name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            member = tar.extractfile(f"package/{file}")
+            assert member is not None, f"{file} is no regular file of {package.name}"
+            path.write_bytes(member.read())
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("html", nargs="?", type=Path, default=Path(".asv/html"))
+    cli.add_argument("--registry", default=REGISTRY, help="default: %(default)s")
+    args = cli.parse_args()
+    index = args.html / "index.html"
+    page = localise(index.read_text("utf-8"))
+    for package in PACKAGES:
+        unpack(package, fetch(package, args.registry, args.html.parent / "npm"), args.html / "npm")
+    index.write_text(page, "utf-8")
+    print(f"{index}: {len(PACKAGES)} packages under {args.html / 'npm'}, nothing loaded elsewhere")
+
+
+if __name__ == "__main__":
+    main()

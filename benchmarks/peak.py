@@ -1,0 +1,87 @@
+"""The machine's limit: fused multiply-adds a second, measured, not looked up."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+CHAINS = 12  # two FMA units of 4 or 5 cycles need 10; with v 13 of the 16 registers of AVX2
+TURNS = 500_000  # of the loop in one call: some milliseconds
+
+
+def vector_bytes():
+    """Width of this CPU's vector registers.  Not asked of fastbptt, whose share is to be found."""
+    features = llvm.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+def _lanes(dtype):
+    return vector_bytes() * 8 // dtype.bitwidth
+
+
+@intrinsic
+def _multiply_add(typingctx, start, turns):
+    """CHAINS vectors, each v = v * start + start in every turn, in registers; their sum's first."""
+    scalar = ir.FloatType() if start.bitwidth == 32 else ir.DoubleType()
+    vector, word = ir.VectorType(scalar, _lanes(start)), ir.IntType(64)
+
+    def emit(context, builder, signature, args):
+        # llvm.fmuladd: fused where the CPU can, else the two instructions that it has
+        name = f"llvm.fmuladd.v{vector.count}f{start.bitwidth}"
+        kind = ir.FunctionType(vector, [vector] * 3)
+        multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], word(0))
+        v = builder.shuffle_vector(
+            one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+        )
+        before, loop = builder.block, builder.append_basic_block()
+        done = builder.append_basic_block()
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        turn, chains = builder.phi(word), [builder.phi(vector) for _ in range(CHAINS)]
+        results = [builder.call(multiply_add, [chain, v, v]) for chain in chains]
+        next_turn = builder.add(turn, word(1))
+        turn.add_incoming(word(0), before)
+        turn.add_incoming(next_turn, loop)
+        for i, (chain, result) in enumerate(zip(chains, results, strict=True)):
+            # chains that begin alike would be computed once
+            chain.add_incoming(ir.Constant(vector, [float(i)] * vector.count), before)
+            chain.add_incoming(result, loop)
+        builder.cbranch(builder.icmp_signed("<", next_turn, args[1]), loop, done)
+        builder.position_at_end(done)
+        total = results[0]
+        for result in results[1:]:
+            total = builder.fadd(total, result)
+        return builder.extract_element(total, word(0))
+
+    return start(start, turns), emit
+
+
+@njit(types.float32(types.float32, types.int64), nogil=True, cache=True)
+def _burn32(start, turns):
+    return _multiply_add(start, turns)
+
+
+@njit(types.float64(types.float64, types.int64), nogil=True, cache=True)
+def _burn64(start, turns):
+    return _multiply_add(start, turns)
+
+
+def burner(dtype):
+    """A function that keeps all threads busy with multiply-adds, and how many operations it does.
+
+    As many threads as Numba is set to.
+    """
+    burn, number = {"float32": (_burn32, types.float32), "float64": (_burn64, types.float64)}[dtype]
+    threads = numba.get_num_threads()
+    pool = ThreadPoolExecutor(threads)
+
+    def call():
+        for result in [pool.submit(burn, 0.5, TURNS) for _ in range(threads)]:
+            result.result()
+
+    return call, threads * TURNS * CHAINS * _lanes(number) * 2

@@ -1,0 +1,66 @@
+"""Time for each operation, and against the machine's limit.
+
+`Rate` is what a change is held to: least times of many calls that take a few milliseconds, on one
+thread, since on a shared machine a core is rarely ours for longer, and two still less.  asv takes
+less of anything to be better, so what is nicer to look at, but grows, is in `Shown`, which
+asv.conf.json excepts from the search for regressions.
+"""
+
+import numba
+
+from .common import calls, operations, take_turns
+from .peak import burner
+
+SHAPES = "64 20 1 50", "20 32 64 128", "10 32 256 256"
+
+
+def rates(shape, dtype, threads):
+    """Operations a second of forward, backward and the machine."""
+    numba.set_num_threads(threads)
+    burn, most = burner(dtype)
+    counts = (*operations(shape), most)
+    least = take_turns((*calls(shape, dtype), burn), turns=20)
+    return [count / s for count, s in zip(counts, least, strict=True)]
+
+
+class Rate:
+    version, timeout = "1", 120
+    param_names = ("T B I H",)
+    params = (SHAPES,)
+
+    def track_forward_ns_per_flop(self, shape):
+        return 1e9 / rates(shape, "float32", 1)[0]
+
+    def track_backward_ns_per_flop(self, shape):
+        return 1e9 / rates(shape, "float32", 1)[1]
+
+    def track_forward_times_limit(self, shape):
+        forward, _, peak = rates(shape, "float32", 1)
+        return peak / forward
+
+    def track_backward_times_limit(self, shape):
+        _, backward, peak = rates(shape, "float32", 1)
+        return peak / backward
+
+
+for _name in ("forward", "backward"):
+    getattr(Rate, f"track_{_name}_ns_per_flop").unit = "ns/FLOP"
+    getattr(Rate, f"track_{_name}_times_limit").unit = "times the FMA limit"
+
+
+class Shown:
+    version, timeout = "1", 120
+    param_names = "T B I H", "dtype"
+    params = ("100 64 64 128",), ("float32", "float64")
+
+    def track_gflops(self, shape, dtype):
+        forward, backward, _ = rates(shape, dtype, numba.config.NUMBA_NUM_THREADS)
+        return 3e-9 / (1 / forward + 2 / backward)  # the backward has twice the operations
+
+    track_gflops.unit = "GFLOP/s"
+
+    def track_share_of_peak(self, shape, dtype):
+        forward, backward, peak = rates(shape, dtype, numba.config.NUMBA_NUM_THREADS)
+        return 300 / (1 / forward + 2 / backward) / peak
+
+    track_share_of_peak.unit = "% of FMA peak"

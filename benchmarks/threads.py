@@ -1,0 +1,24 @@
+"""One thread and two."""
+
+import numba
+
+from .common import calls
+
+
+class Threads:
+    version, timeout = "1", 120
+    repeat = (5, 100, 1.0)
+    param_names = "T B I H", "threads"
+    params = ("100 64 64 128",), (1, 2)
+
+    def setup(self, shape, threads):
+        if threads > numba.config.NUMBA_NUM_THREADS:
+            raise NotImplementedError(f"Numba may use {numba.config.NUMBA_NUM_THREADS} threads")
+        numba.set_num_threads(threads)
+        self.forward, self.backward = calls(shape)
+
+    def time_forward(self, *_):
+        self.forward()
+
+    def time_backward(self, *_):
+        self.backward()
