@@ -1,12 +1,24 @@
 """The command line: ``fastbptt demo``."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
 
 import fastbptt
+from fastbptt.extras import MissingExtraError
 from fastbptt.rnn import BACKENDS
+
+# Names and what they show; each is a module of fastbptt.demos.
+DEMOS = {
+    "sunspots": "forecast the next month's sunspot number; what runs without a NAME",
+    "sum": "add up zeros and ones, with every number worked by hand",
+    "tomorrow": "forecast a value from three others by two weights, against closed forms",
+    "sentiment": "tell favourable sentences from others, word by word",
+    "many-to-many": "an output at every step: learn to write, character by character",
+    "gradient-flow": "gradients that vanish or explode, and what clipping does",
+}
 
 
 def main(argv=None):
@@ -22,30 +34,30 @@ def main(argv=None):
     int
         Exit status: 0, 1 after an error, 130 after Ctrl-C.  Options that do not fit exit with 2.
     """
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv == ["demo"] or (argv[:1] == ["demo"] and _is_option(argv[1])):
+        argv.insert(1, "sunspots")
+    options = vars(_parser().parse_args(argv))
     try:
-        return _demo(args)
+        return _demo(options.pop("name"), options)
     except KeyboardInterrupt:
         print("\nInterrupted", file=sys.stderr)
         return 130
 
 
-def _demo(args):
-    from fastbptt import demo
-
+def _demo(name, options):
+    demo = importlib.import_module(f"fastbptt.demos.{name.replace('-', '_')}")
     try:
-        result = demo.run(
-            hidden=args.hidden,
-            epochs=args.epochs,
-            seed=args.seed,
-            backend=args.backend,
-            compare=args.compare,
-            plot=args.plot,
-        )
-    except (demo.MissingExtraError, OSError) as error:
+        result = demo.run(**options)
+    except (MissingExtraError, OSError) as error:
         print(f"fastbptt demo: error: {error}", file=sys.stderr)
         return 1
-    return 130 if result.interrupted else 0
+    return 130 if getattr(result, "interrupted", False) else 0
+
+
+def _is_option(argument):
+    """Whether it is an option of the demo, rather than the name of one or a call for help."""
+    return argument.startswith("-") and argument not in ("-h", "--help")
 
 
 def _parser():
@@ -56,14 +68,30 @@ def _parser():
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo = commands.add_parser(
         "demo",
-        help="train on the monthly sunspot numbers and forecast held-out years",
-        description="Train a recurrent network to forecast the next month's sunspot number; "
-        "compare the Numba kernels with NumPy on the way.",
+        help="networks to watch while they learn",
+        description="Train a small network and show what it does.",
+        epilog="fastbptt demo NAME --help tells a demo's options.",
     )
-    add = demo.add_argument
-    add("--hidden", type=_at_least(1), default=32, metavar="H", help="hidden units (32)")
-    add("--epochs", type=_at_least(1), default=10, metavar="N", help="passes over the data (10)")
-    add("--seed", type=_at_least(0), default=0, help="seed of weights and minibatches (0)")
+    names = demo.add_subparsers(title="demos", metavar="NAME", dest="name", required=True)
+    parsers = {
+        name: names.add_parser(name, help=summary, description=summary)
+        for name, summary in DEMOS.items()
+    }
+    _add_sunspots_options(parsers["sunspots"])
+    for name in ("sum", "sentiment", "many-to-many", "gradient-flow"):
+        _add_seed(parsers[name])
+    _add_size(parsers["many-to-many"], hidden=192, epochs=20)
+    for name in ("tomorrow", "gradient-flow"):
+        parsers[name].add_argument(
+            "--plot", type=_writable_file, metavar="PATH", help="PNG to write (none)"
+        )
+    return parser
+
+
+def _add_sunspots_options(parser):
+    _add_size(parser, hidden=32, epochs=10)
+    _add_seed(parser)
+    add = parser.add_argument
     add("--backend", choices=BACKENDS, default="numba", help="what trains and forecasts (numba)")
     add(
         "--no-compare",
@@ -71,7 +99,7 @@ def _parser():
         action="store_false",
         help="leave out the comparison of the two backends",
     )
-    plot = demo.add_mutually_exclusive_group()
+    plot = parser.add_mutually_exclusive_group()
     plot.add_argument(
         "--plot",
         type=_writable_file,
@@ -82,7 +110,24 @@ def _parser():
     plot.add_argument(
         "--no-plot", dest="plot", action="store_const", const=None, help="write no PNG"
     )
-    return parser
+
+
+def _add_size(parser, hidden, epochs):
+    add, positive = parser.add_argument, _at_least(1)
+    add("--hidden", type=positive, default=hidden, metavar="H", help=f"hidden units ({hidden})")
+    add(
+        "--epochs",
+        type=positive,
+        default=epochs,
+        metavar="N",
+        help=f"passes over the data ({epochs})",
+    )
+
+
+def _add_seed(parser):
+    parser.add_argument(
+        "--seed", type=_at_least(0), default=0, help="seed of all that is drawn at random (0)"
+    )
 
 
 def _at_least(least):

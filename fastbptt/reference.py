@@ -1,4 +1,4 @@
-"""The definition of what fastbptt computes: forward and backward in NumPy alone.
+"""The definition of what fastbptt computes: a layer and a readout, in NumPy alone.
 
 Every other backend exports these four functions with these signatures and is held to their
 results.  Arrays come checked and allocated from :mod:`fastbptt.rnn`; a backend only fills them.

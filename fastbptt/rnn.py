@@ -245,6 +245,12 @@ def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
     Notes
     -----
     A row of ``y`` does not depend on the others, to the bit, for "numba".
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> fastbptt.readout(np.ones((5, 2)), np.zeros(2), np.ones((8, 3, 5))).shape
+    (8, 3, 2)
     """
     H, O, dtype = checks.readout(W_y, h)
     checks.array("b_y", b_y, dtype, (O,), "(O,), O as in W_y (H, O)", "h")
@@ -275,6 +281,15 @@ def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
     ------
     TypeError, ValueError
         Where an argument does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> W_y, b_y, h = np.ones((5, 2)), np.zeros(2), np.ones((3, 5))
+    >>> y = fastbptt.readout(W_y, b_y, h)
+    >>> dW_y, db_y, dh = fastbptt.readout_backward(W_y, h, dy=y)  # loss = sum(y**2) / 2
+    >>> dW_y.shape, db_y, dh.shape
+    ((5, 2), array([15., 15.]), (3, 5))
     """
     H, O, dtype = checks.readout(W_y, h)
     checks.array("dy", dy, dtype, (*h.shape[:-1], O), "(..., O), as h (..., H)", "h")

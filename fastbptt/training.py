@@ -5,6 +5,7 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def fit(
     y,
     *,
     lengths=None,
-    loss="mse",
+    loss: Any = "mse",
     optimizer=None,
     epochs=100,
     batch_size=32,
@@ -125,7 +126,10 @@ def fit(
     >>> import numpy as np, fastbptt
     >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
     >>> model = fastbptt.RNN(1, 8, 1, seed=0)
-    >>> history = fastbptt.fit(model, x, x.sum(axis=1), epochs=30, progress=False, seed=0)
+    >>> optimizer = fastbptt.Adam(lr=0.01)
+    >>> history = fastbptt.fit(
+    ...     model, x, x.sum(axis=1), optimizer=optimizer, epochs=30, progress=False, seed=0
+    ... )
     >>> history.loss[-1] < 0.1 * history.loss[0]
     True
     """
@@ -190,10 +194,11 @@ def fit(
                     history.validation_loss.append(found)
                 history.loss.append(value)
                 history.seconds.append(time.perf_counter() - started)
-                if patience is not None and run.is_stale(patience):
-                    history.stopped = "early"
+                stale = patience is not None and run.is_stale(patience)
                 if callback is not None and callback(model, history):
                     history.stopped = "callback"
+                if stale:
+                    history.stopped = "early"
                 if checkpoint is not None:
                     run.save(checkpoint, settings)
                 if bar is not None:

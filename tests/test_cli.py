@@ -1,89 +1,38 @@
-"""The command line and the demo behind it, at sizes that take a moment."""
+"""The command line: which demo runs with what, what it prints and writes, how it ends."""
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
+from fractions import Fraction
+from pathlib import Path
 
-import numpy as np
 import pytest
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 import fastbptt
-from fastbptt import cli, demo
-from fastbptt.datasets import sunspots_monthly
+from fastbptt import cli, demos
+from fastbptt.demos import sunspots
+from fastbptt.optimizers import SGD, Adam
 
 QUICK = ["demo", "--backend", "numpy", "--no-compare", "--hidden", "4", "--epochs", "1"]
 
 
-def run(*, epochs=1, hidden=4, **options):
-    return demo.run(hidden=hidden, epochs=epochs, backend="numpy", compare=False, **options)
-
-
-# The forecast
-
-
-def test_beats_the_naive_forecast_on_held_out_years():
-    result = demo.run(backend="numpy", compare=False)  # the size that `fastbptt demo` trains
-    assert result.rmse < 0.95 * result.naive_rmse
-    assert np.mean(result.losses[-50:]) < 0.7 * np.mean(result.losses[:50])
-
-
-def test_same_seed_same_result():
-    assert run(seed=3) == run(seed=3)
-    assert run(seed=3).losses != run(seed=4).losses
-
-
-def test_training_sees_nothing_of_the_held_out_years(monkeypatch):
-    expected = run()
-    year, sunspots = sunspots_monthly()
-    changed = np.where(year < 1957, sunspots, 100.0)
-    monkeypatch.setattr(demo, "sunspots_monthly", lambda: (year, changed))
-    got = run()
-    assert got.losses == expected.losses
-    assert got.rmse != expected.rmse
-
-
-def test_a_forecast_sees_the_months_before_it_only():
-    rng = np.random.default_rng(0)
-    model = demo.Model(*(rng.normal(size=w.shape) for w in demo._init_model(5, rng)))
-    series = rng.normal(size=40)
-    changed = series.copy()
-    changed[20:] += 1
-    got, expected = (demo._forecast(model, s, "numpy") for s in (changed, series))
-    # forecast[k] is that of month k + 1
-    np.testing.assert_array_equal(got[:20], expected[:20])
-    assert (got[20:] != expected[20:]).all()
-
-
-def test_gradient_of_the_loss():
-    """The derivative along a random direction against a central difference, in float64."""
-    rng = np.random.default_rng(0)
-    model, direction = (
-        demo.Model(*(rng.normal(size=w.shape) / 2 for w in demo._init_model(5, rng)))
-        for _ in range(2)
-    )
-    x, target = rng.normal(size=(2, 30, 3, 1))
-
-    def loss(eps):
-        moved = demo.Model(*(w + eps * d for w, d in zip(model, direction, strict=True)))
-        return demo._loss_and_gradient(moved, x, target, "numpy")[0]
-
-    _, gradient = demo._loss_and_gradient(model, x, target, "numpy")
-    got = sum(np.sum(g * d) for g, d in zip(gradient, direction, strict=True))
-    assert got == pytest.approx((loss(1e-6) - loss(-1e-6)) / 2e-6, rel=1e-6)
+# Ctrl-C
 
 
 def test_ctrl_c_while_training_forecasts_with_the_model_so_far(monkeypatch, capsys):
     class Interrupted(tqdm):
         def update(self, n=1):
-            if self.n == 7:
+            if self.n == 7 * sunspots.B:
                 raise KeyboardInterrupt
             return super().update(n)
 
-    monkeypatch.setattr(demo, "_import_tqdm", lambda: Interrupted)
+    monkeypatch.setattr("tqdm.auto.tqdm", Interrupted)
     assert cli.main([*QUICK, "--no-plot"]) == 130
     out = capsys.readouterr().out
-    assert "Stopped after 8 minibatches" in out
+    assert "Stopped in epoch 1;" in out
     assert "RMSE" in out
 
 
@@ -91,29 +40,122 @@ def test_ctrl_c_at_any_other_time_leaves_quietly(monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "sunspots_monthly", interrupt)
+    monkeypatch.setattr(sunspots, "sunspots_monthly", interrupt)
     assert cli.main([*QUICK, "--no-plot"]) == 130
     assert capsys.readouterr().err == "\nInterrupted\n"
 
 
-# What it prints and writes
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("sum", SGD), ("sentiment", SGD), ("many-to-many", Adam)]
+)
+def test_ctrl_c_while_another_demo_trains(name, optimizer, monkeypatch, capsys):
+    def interrupt(self, parameters, gradients):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimizer, "step", interrupt)
+    assert cli.main(["demo", name]) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "\nInterrupted\n"
+    assert "by hand" in captured.out
+
+
+# Names
+
+
+def test_every_demo_has_a_name():
+    package = Path(demos.__file__).parent
+    modules = {path.stem for path in package.glob("*.py") if "\ndef run(" in path.read_text()}
+    assert modules == {name.replace("-", "_") for name in cli.DEMOS}
+
+
+def test_help_lists_the_names(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {name}" in out for name in cli.DEMOS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "expected"),
+    [
+        ([], "sunspots", {"plot": Path("sunspots.png"), "compare": True, "backend": "numba"}),
+        (["--seed", "3"], "sunspots", {"seed": 3, "hidden": 32, "epochs": 10}),
+        (["sunspots", "--no-plot", "--hidden", "5"], "sunspots", {"plot": None, "hidden": 5}),
+        (["sum", "--seed", "3"], "sum", {"seed": 3}),
+        (["tomorrow"], "tomorrow", {"plot": None}),
+        (["tomorrow", "--plot", "p.png"], "tomorrow", {"plot": Path("p.png")}),
+        (["sentiment"], "sentiment", {"seed": 0}),
+        (["many-to-many", "--epochs", "2"], "many_to_many", {"epochs": 2, "hidden": 192}),
+        (["gradient-flow", "--plot", "p.png"], "gradient_flow", {"plot": Path("p.png"), "seed": 0}),
+    ],
+)
+def test_a_name_and_its_options(arguments, name, expected, monkeypatch):
+    def run(**options):
+        got.update(options)
+        inspect.signature(original).bind(**options)
+
+    got, module = {}, importlib.import_module(f"fastbptt.demos.{name}")
+    original = module.run
+    monkeypatch.setattr(module, "run", run)
+    assert cli.main(["demo", *arguments]) == 0
+    assert expected.items() <= got.items()
+    defaults = {name: p.default for name, p in inspect.signature(original).parameters.items()}
+    assert got.keys() == defaults.keys()
+    if not arguments:
+        assert got == {**defaults, "plot": Path("sunspots.png")}
+
+
+@pytest.mark.parametrize("name", ["sum", "tomorrow", "sentiment", "gradient-flow"])
+def test_prints_what_is_worked_by_hand_beside_what_is_computed(name, capsys):
+    assert cli.main(["demo", name]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines, tables = iter(captured.out.splitlines()), 0
+    for line in lines:
+        if re.search(r"   (by hand|w2\^n) +fastbptt$", line):
+            tables += 1
+            while row := next(lines):
+                by_hand, got = re.split(r"   +", row.strip())[-2:]
+                for expected, number in zip(by_hand.split(), got.split(), strict=True):
+                    assert agree(expected, number), row
+    assert tables == {"tomorrow": 2, "sum": 3}.get(name, 1)
+
+
+def agree(expected, number):
+    """Whether a number is what stands beside it, perhaps in fewer digits or as a fraction."""
+    decimals = min(len(expected.partition(".")[2]) or 2, 4)
+    near = abs(float(number) - Fraction(expected)) <= 0.6 * 10**-decimals
+    return number == expected if "e" in expected else near
+
+
+@pytest.mark.parametrize("name", ["tomorrow", "gradient-flow"])
+def test_draws_where_asked_to(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", name, "--plot", "p.png"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "Picture: p.png" in capsys.readouterr().out
+
+
+# What the sunspot demo prints and writes
 
 
 def test_prints_errors_and_a_falling_loss(capsys):
-    assert cli.main([*QUICK, "--no-plot"]) == 0
+    assert cli.main([*QUICK, "--no-plot", "--epochs", "2"]) == 0
     captured = capsys.readouterr()
     assert re.search(r"network \d+\.\d+, naive \(as this month\) 19\.52", captured.out)
-    first, last = re.findall(r"(\d\.\d+) over the", captured.out)
+    first, last = re.findall(r"(\d\.\d+) in the", captured.out)
     assert float(last) < float(first)
-    assert "75/75" in captured.err  # the progress bar
+    assert "4800/4800" in captured.err  # the progress bar
     assert "loss=" in captured.err
 
 
 def test_compares_the_backends(capsys):
     assert cli.main(["demo", "--hidden", "8", "--epochs", "1", "--no-plot"]) == 0
     out = capsys.readouterr().out
-    differences = dict(re.findall(r"(h|dW_x|dW_h|db|dx|dh0) (\d\.\de[-+]\d\d)", out))
-    assert list(differences) == ["h", "dW_x", "dW_h", "db", "dx", "dh0"]
+    differences = dict(re.findall(r"(y|dW_x|dW_h|db|dW_y|db_y) (\d\.\de[-+]\d\d)", out))
+    assert list(differences) == ["y", "dW_x", "dW_h", "db", "dW_y", "db_y"]
     assert all(float(difference) < 1e-5 for difference in differences.values())
     [row] = re.findall(r"numpy (\S+) ms/step  numba (\S+) ms/step  ratio (\S+)", out)
     numpy_ms, numba_ms, ratio = map(float, row)
@@ -136,13 +178,12 @@ def test_replaces_an_older_plot(tmp_path):
 
 
 def test_an_unfinished_plot_leaves_the_older_one(tmp_path, monkeypatch, capsys):
-    def full(self, data):
-        self.touch()
+    def full(file):
         raise OSError("no space left")
 
     path = tmp_path / "p.png"
     path.write_text("old")
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     assert cli.main([*QUICK, "--plot", str(path)]) == 1
     assert "error: no space left" in capsys.readouterr().err
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
@@ -158,24 +199,37 @@ def test_no_plot(tmp_path, monkeypatch):
 
 
 def test_without_tqdm(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     assert cli.main([*QUICK, "--no-plot"]) == 1
     captured = capsys.readouterr()
     assert captured.err == (
-        'fastbptt demo: error: the demo needs tqdm: pip install "fastbptt[demo]"\n'
+        'fastbptt demo: error: the demo needs tqdm: pip install "fastbptt[train]"\n'
     )
     assert captured.out == ""
 
 
-def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+
+def test_without_matplotlib(tmp_path, monkeypatch, capsys, no_matplotlib):
     monkeypatch.chdir(tmp_path)
-    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, name, None)
     assert cli.main(QUICK) == 0
     out = capsys.readouterr().out
-    assert 'No plot: it needs matplotlib: pip install "fastbptt[plots]"' in out
+    assert 'Not drawn: a plot needs matplotlib: pip install "fastbptt[plots]"' in out
     assert "RMSE" in out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tomorrow", "gradient-flow"])
+def test_a_plot_asked_for_without_matplotlib(name, tmp_path, capsys, no_matplotlib):
+    assert cli.main(["demo", name, "--plot", str(tmp_path / "p.png")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == (
+        'fastbptt demo: error: a plot needs matplotlib: pip install "fastbptt[plots]"\n'
+    )
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(
@@ -192,6 +246,11 @@ def test_without_matplotlib(tmp_path, monkeypatch, capsys):
         (["demo", "--plot", "."], "argument --plot: '.' is not the name of a file"),
         (["demo", "--plot", "p.png", "--no-plot"], "not allowed with argument"),
         (["demo", "--fast"], "unrecognized arguments: --fast"),
+        (["demo", "product"], "argument NAME: invalid choice: 'product'"),
+        (["demo", "--hidden", "4", "sum"], "unrecognized arguments: sum"),
+        (["demo", "sum", "--hidden", "4"], "unrecognized arguments: --hidden 4"),
+        (["demo", "sum", "--seed", "x"], "argument --seed: 'x' is not an integer of at least 0"),
+        (["demo", "tomorrow", "--plot", "."], "argument --plot: '.' is not the name of a file"),
     ],
 )
 def test_bad_options(options, message, capsys):

@@ -1,4 +1,4 @@
-"""The backend's two functions: plan, allocate, compile once, run on one thread or on several."""
+"""The backend's four functions: plan, allocate, compile once, run on one thread or on several."""
 
 import functools
 import threading

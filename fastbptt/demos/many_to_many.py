@@ -1,0 +1,154 @@
+"""``fastbptt demo many-to-many``: an output at every step, and a network that learns to write.
+
+    h_t = f(x_t W_x + h_{t-1} W_h + b)        y_t = h_t W_y + b_y
+
+Every step has a loss of its own, so that its gradient dy_t joins the one that comes back through
+time:
+
+    dz_t = (dy_t W_y^T + dz_{t+1} W_h^T) f'(z_t)
+    dW_x = sum_t x_t^T dz_t        dW_h = sum_t h_{t-1}^T dz_t        db = sum_t dz_t
+    dW_y = sum_t h_t^T dy_t        db_y = sum_t dy_t
+
+A model of text reads characters and at each step gives the probabilities of the next one, the
+softmax of y_t.  To write, it draws a character from them and reads that in turn.
+"""
+
+import math
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbptt.datasets import encode, genesis, one_hot
+from fastbptt.demos.show import print_by_hand
+from fastbptt.model import RNN
+from fastbptt.optimizers import Adam
+from fastbptt.training import fit
+
+# Worked by hand: x = 1 2 3 with the targets 1 2 3, one hidden unit, f = identity,
+# w_x = w_h = 1/2, w_y = 2, no biases, squared errors
+WEIGHTS = {"layers.0.W_x": 0.5, "layers.0.W_h": 0.5, "W_y": 2.0}
+BY_HAND = [
+    ("y = 2h, h = 1/2 5/4 17/8", "1 2.5 4.25"),
+    ("L = 0 + .5^2 + 1.25^2", 1.8125),
+    ("dW_x = 2.25 (1) + 4.5 (2) + 5 (3)", 26.25),
+    ("dW_h = 4.5 (1/2) + 5 (5/4)", 8.5),
+    ("db = 2.25 + 4.5 + 5", 11.75),
+    ("dW_y = 1 (5/4) + 2.5 (17/8)", 6.5625),
+    ("db_y = 1 + 2.5", 3.5),
+]
+PIECES = 32  # of the text, read side by side
+T = 32  # steps that gradients reach back; the state goes on
+LEARNING_RATE = 5e-3  # at first; decays along a cosine
+MAX_NORM = 1.0  # of the gradient
+SHOWN = 1, 2, 5, 10  # epochs after which the model writes, beside the last
+TEMPERATURE = 0.5  # below 1 it draws likely characters more often than their probability
+
+
+class Result(NamedTuple):
+    """What :func:`run` returns.
+
+    Attributes
+    ----------
+    outputs : list of float
+        y of the example worked by hand.
+    loss : float
+        Its loss.
+    gradients : dict of str to float
+        Of the five weights there, by the names of :meth:`fastbptt.RNN.parameters`.
+    entropy : float
+        Of the text's characters by their frequency alone, in nats: the loss of a model without
+        memory.
+    losses : list of float
+        Of each epoch, in nats a character.
+    samples : list of str
+        What the model wrote.
+    """
+
+    outputs: list[float]
+    loss: float
+    gradients: dict[str, float]
+    entropy: float
+    losses: list[float]
+    samples: list[str]
+
+
+def run(*, hidden=192, epochs=20, seed=0):
+    """Follow three steps by hand, then learn to write from the Book of Genesis.
+
+    Parameters
+    ----------
+    hidden : int
+        H, the number of hidden units.
+    epochs : int
+        Passes over the text.
+    seed : int
+        Of the weights, the order of training and what the model writes.
+
+    Returns
+    -------
+    Result
+    """
+    outputs, loss, gradients = example()
+    got = [" ".join(f"{y:g}" for y in outputs), loss, *gradients.values()]
+    print_by_hand("1 2 3 with targets 1 2 3, dy = 0 1 2.5", BY_HAND, got)
+
+    text = genesis()
+    codes, alphabet = encode(text)
+    share = np.bincount(codes) / len(codes)
+    entropy = float(-share @ np.log(share))
+    print(
+        f"{len(codes)} characters, {len(alphabet)} different ones; by their frequency alone "
+        f"{entropy:.3f} nats a character"
+    )
+    model = RNN(len(alphabet), hidden, len(alphabet), output="all", seed=seed)
+    optimizer, samples = Adam(LEARNING_RATE), []
+
+    def after_epoch(model, history):
+        done = len(history.loss)
+        optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
+        if done in SHOWN or done == epochs:
+            samples.append(write(model, alphabet, 300, seed))
+            print(f"\nEpoch {done} of {epochs}: {history.loss[-1]:.3f} nats; the model writes")
+            for line in samples[-1].splitlines():
+                print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  "))
+
+    x, y = pieces(codes, len(alphabet))
+    history = fit(
+        model, x, y, loss="cross_entropy", optimizer=optimizer, epochs=epochs, batch_size=PIECES,
+        clip_norm=MAX_NORM, truncate=T, progress=False, seed=seed, callback=after_epoch,
+    )  # fmt: skip
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return Result(outputs, loss, gradients, entropy, history.loss, samples)
+
+
+def example():
+    """What the network makes of the steps worked by hand: outputs, loss, gradients."""
+    model = RNN(1, 1, 1, activation="identity", output="all")
+    for name, array in model.parameters().items():
+        array[...] = WEIGHTS.get(name, 0.0)
+    x = np.array([[1.0, 2.0, 3.0]])
+    loss, gradients = model.loss_and_grads(x, x, loss="ssr")
+    outputs = model.predict(x).ravel().tolist()
+    return outputs, loss, {name: d.item() for name, d in gradients.items()}
+
+
+def pieces(codes, size):
+    """The text in equal pieces side by side: one-hot x (N, T, size), and what follows, y (N, T)."""
+    length = (len(codes) - 1) // PIECES
+    end = PIECES * length
+    return one_hot(codes[:end].reshape(PIECES, -1), size), codes[1 : end + 1].reshape(PIECES, -1)
+
+
+def write(model, alphabet, length, seed):
+    """A text that the model makes up, from the start of a line."""
+    rng = np.random.default_rng(seed)
+    code, state, text = alphabet.index("\n"), None, ""
+    for _ in range(length):
+        x = one_hot([[code]], len(alphabet))
+        y, state = model.predict(x, state=state, return_state=True)
+        p = np.exp((y[0, 0] - y.max()) / TEMPERATURE)
+        code = rng.choice(len(alphabet), p=p / p.sum())
+        text += alphabet[code]
+    return text
