@@ -186,6 +186,7 @@ def test_memory():
     T, B, H = 20_000, 2, 64
     params = fastbptt.init_params(1, H, seed=0)
     x = np.ones((T, B, 1), np.float32)
+    backward_checkpointed(params, x[:9], forward_checkpointed(params, x[:9]), x[0] @ params.W_x)
     tracemalloc.start()
     try:
         checkpoints = forward_checkpointed(params, x)
