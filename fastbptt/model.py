@@ -286,7 +286,7 @@ class Mean:
 
     def add(self, value, rows):
         """Take in a minibatch's loss, over so many rows."""
-        self.total += value if self.sums else value * rows
+        self.total += float(value) * (1 if self.sums else rows)
         self.rows += rows
 
     @property

@@ -338,9 +338,11 @@ def clip_by_global_norm(gradients, max_norm):
     with np.errstate(all="ignore"):
         norm = math.hypot(*map(_norm, gradients.values()))
         if max_norm < norm < math.inf:
+            factor = max_norm / norm
+            # float32 has no number for a smaller factor; where it has, it is faster.
+            dtype = None if factor > 1e-30 else np.float64
             for d in gradients.values():
-                # In float64: float32 may have no number for the factor.
-                np.multiply(d, max_norm / norm, out=d, dtype=np.float64, casting="same_kind")
+                np.multiply(d, factor, out=d, dtype=dtype, casting="same_kind")
     return norm
 
 

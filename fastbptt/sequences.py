@@ -31,9 +31,9 @@ class Sequences:
         return len(self.lengths)
 
     def __getitem__(self, index):
-        lengths = self.lengths[index]
-        t = np.arange(lengths.max(initial=0))[:, np.newaxis]
-        return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
+        T = (self.lengths if self._alike else self.lengths[index]).max(initial=0)
+        at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
+        return self.steps.take(at, axis=0, mode="clip")
 
     def lengths_of(self, index):
         """Lengths of some sequences, (B,), or None where all are equal."""

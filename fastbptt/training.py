@@ -287,9 +287,11 @@ def _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar):
             if clip_norm is not None:
                 clip_by_global_norm(gradients, clip_norm)
             run.optimizer.step({"weights": network.vector}, gradients)
-            if not np.isfinite(network.vector).all():
+            # A sum of finite numbers may be infinite, but one with others in it is never finite.
+            finite = math.isfinite(np.add.reduce(network.vector))
+            if not finite and not np.isfinite(network.vector).all():
                 run.diverged(f"weights are infinite or NaN after epoch {epoch}, batch {batch}")
-            mean.add(float(value), rows)
+            mean.add(value, rows)
         if bar is not None:
             bar.update(len(index))
     return mean.value
