@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 
 import fastbptt
 from fastbptt import Params
-from fastbptt.kernels import team
+from fastbptt.kernels import drivers, team
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer.
@@ -320,3 +321,30 @@ def test_memory(some):
         assert results <= peak <= results + allowed
     finally:
         tracemalloc.stop()
+
+
+def test_a_workspace_that_is_kept(monkeypatch):
+    """Whatever the last call has left in it, results are those from a new one."""
+    shapes = [(9, 33, 5, 70), (40, 37, 5, 33), (2, 1, 1, 1), (9, 301, 17, 48)]
+    drawn = [draw(shape) for shape in shapes]
+
+    def results():
+        for params, x, dh, _ in drawn:
+            h = fastbptt.forward(params, x)
+            dparams, dx, dh0 = fastbptt.backward(params, x, h, dh)
+            yield from (h, *dparams, dx, dh0)
+
+    expected = list(results())
+    monkeypatch.setattr(drivers, "KEPT", 32 << 20)
+    monkeypatch.setattr(drivers, "_kept", threading.local())
+    for _ in range(2):
+        for got, want in zip(results(), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+            if kept := vars(drivers._kept):
+                kept["f"].fill(np.nan)
+    assert list(vars(drivers._kept)) == ["f"]
+    monkeypatch.setattr(drivers, "KEPT", 1000)
+    monkeypatch.setattr(drivers, "_kept", threading.local())
+    for got, want in zip(results(), expected, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert all(work.nbytes <= 1000 for work in vars(drivers._kept).values())
