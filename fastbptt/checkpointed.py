@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbptt import checks
-from fastbptt.rnn import Gradients, Params, backward, forward
+from fastbptt.rnn import Gradients, backward, forward
 
 
 class Checkpoints(NamedTuple):
@@ -48,18 +48,18 @@ def forward_checkpointed(
     TypeError, ValueError
         As :func:`fastbptt.forward`.
     """
-    T, B, *_ = checks.layer(params, x, activation)
+    T, B, _, H, dtype = checks.layer(params, x, activation)
     if lengths is not None:
-        lengths = checks.lengths_of(lengths, T, B)
+        lengths = checks.lengths(lengths, T, B)
     steps = window_size(T)
-    kept, space = [], None
+    space = np.empty((steps + 1, B, H), dtype)  # for each window: new memory costs time
+    kept = []
     state: Any = h0
     for window, its_lengths in windows(x, lengths, steps):
         h = forward(
             params, window, state, lengths=its_lengths, activation=activation, backend=backend,
-            out=None if space is None else space[: len(window) + 1],
+            out=space[: len(window) + 1],
         )  # fmt: skip
-        space = h if space is None else space  # the first window's: new memory costs time
         kept.append(h[0].copy())
         state = h[-1].copy()
     return Checkpoints(np.stack([*kept, state]), steps)
@@ -115,7 +115,7 @@ def backward_checkpointed(
     options = {"activation": activation, "backend": backend}
     T, B, _, H, dtype = checks.layer(params, x, activation)
     if lengths is not None:
-        lengths = checks.lengths_of(lengths, T, B)
+        lengths = checks.lengths(lengths, T, B)
     if not isinstance(checkpoints, Checkpoints):
         raise TypeError(f"checkpoints is a {type(checkpoints).__name__}, expected Checkpoints")
     steps = checkpoints.steps
@@ -126,13 +126,15 @@ def backward_checkpointed(
     if not (last_only or callable(dh)):
         meaning = "(T, B, H), or (B, H) for the last state alone"
         checks.array("dh", dh, dtype, (T, B, H), meaning)
-    dxs, space = [], None
+    space = np.empty((steps + 1, B, H), dtype)
+    dxs = []
     total: Any = None
     carried: Any = dh if last_only else None
     pieces = zip(starts, windows(x, lengths, steps), checkpoints.h[:-1], strict=True)
     for t, (window, its_lengths), h0 in reversed(list(pieces)):
-        out = space[: len(window) + 1] if space is not None and len(space) > len(window) else None
-        h = space = forward(params, window, h0, lengths=its_lengths, out=out, **options)
+        h = forward(
+            params, window, h0, lengths=its_lengths, out=space[: len(window) + 1], **options
+        )
         if last_only:
             here = carried
         else:
@@ -150,7 +152,7 @@ def backward_checkpointed(
             for a, part in zip(total, dparams, strict=True):
                 a += part
     dx = np.concatenate(dxs[::-1]) if need_dx else None
-    return Gradients(Params(*total), dx, carried)
+    return Gradients(total, dx, carried)
 
 
 def window_size(T):
@@ -160,7 +162,6 @@ def window_size(T):
 
 def windows(x, lengths, steps):
     """Cut sequences into windows of so many steps; yield each one's inputs and lengths."""
-    lengths = None if lengths is None else np.asarray(lengths)
     for start in range(0, max(len(x), 1), steps):
         window = x[start : start + steps]
         clipped = None if lengths is None else np.clip(lengths - start, 0, len(window))

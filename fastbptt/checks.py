@@ -3,13 +3,15 @@
 The common case costs a comparison or two.
 """
 
+import math
 import operator
+from numbers import Real
 
 import numpy as np
 
 from fastbptt.reference import ACTIVATIONS
 
-FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def integer(name, value, least=1):
@@ -21,6 +23,22 @@ def integer(name, value, least=1):
     if found < least:
         raise ValueError(f"{name} is {found}, expected at least {least}")
     return found
+
+
+def real(name, value):
+    """A number, as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    return float(value)
+
+
+def number(name, value, zero=True, below=math.inf):
+    """A number of at least 0, or above 0 without `zero`, as a float."""
+    value = real(name, value)
+    if not 0 <= value < below or (value == 0 and not zero):
+        least = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} is {value}, expected {least} and below {below}")
+    return value
 
 
 def one_of(name, value, known):
@@ -36,7 +54,7 @@ def float_dtype(name, dtype):
         found = np.dtype(dtype)
     except TypeError:
         found = np.dtype(object)
-    if dtype is None or (found != FLOAT32 and found != FLOAT64):
+    if dtype is None or found not in FLOATS:
         raise TypeError(f"{name} is {dtype!r}, expected 'float32' or 'float64'")
     return found
 
@@ -51,7 +69,7 @@ def layer(params, x, activation):
         ) from None
     array_type("x", x)
     dtype = x.dtype
-    if dtype != FLOAT32 and dtype != FLOAT64:
+    if dtype not in FLOATS:
         raise TypeError(f"x has dtype {dtype}, expected float32 or float64 in native byte order")
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}, expected (T, B, I)")
@@ -72,7 +90,7 @@ def layer(params, x, activation):
 def readout(W_y, h):
     """A readout's weights and the states it reads; return H, O and the dtype."""
     array_type("h", h)
-    if h.dtype != FLOAT32 and h.dtype != FLOAT64:
+    if h.dtype not in FLOATS:
         raise TypeError(f"h has dtype {h.dtype}, expected float32 or float64 in native byte order")
     array_type("W_y", W_y)
     if W_y.ndim != 2 or h.ndim == 0:
@@ -101,7 +119,7 @@ def array(name, a, dtype, shape, meaning, other="x"):
         raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype} as {other} has")
 
 
-def lengths_of(lengths, T, B):
+def lengths(lengths, T, B):
     """Lengths of B sequences of T steps, as int64."""
     try:
         found = np.asarray(lengths)

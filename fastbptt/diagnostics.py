@@ -80,7 +80,7 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
         checks.array("dh", dh, dtype, (B, H), "(B, H), or (T, B, H)")
     else:
         checks.array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
-    lengths = np.full(B, T) if lengths is None else checks.lengths_of(lengths, T, B)
+    lengths = np.full(B, T) if lengths is None else checks.lengths(lengths, T, B)
     W_h = params[1].astype(np.float64)
     _, df = ACTIVATIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))

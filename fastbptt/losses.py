@@ -10,7 +10,6 @@ import numpy as np
 
 from fastbptt import checks
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _BOOL = np.dtype(bool)
 
 
@@ -215,7 +214,7 @@ def _mean(loss, dy, mask, count):
 def _check(y, target, mask, of_rows=False):
     """Check types, dtypes and shapes; return how many rows count, or 1 where none does."""
     checks.array_type("y", y)
-    if y.dtype not in _FLOATS:
+    if y.dtype not in checks.FLOATS:
         raise TypeError(f"y has dtype {y.dtype}, expected float32 or float64 in native byte order")
     if y.ndim < 1 or y.shape[-1] < 1:
         raise ValueError(f"y has shape {y.shape}, expected (..., O), O at least 1")

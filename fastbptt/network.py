@@ -198,12 +198,12 @@ class Network:
             above = below if passed.dropout[l] is None else below * passed.dropout[l]
         return _joined(gradients), dstate0
 
-    def outputs(self, x, lengths=None, state=None):
+    def outputs(self, x, lengths=None, state=None, rng=None):
         """Outputs and last states, in windows of time so that few states are kept.
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, rng
             As for :meth:`forward`.
 
         Returns
@@ -216,7 +216,7 @@ class Network:
         size = len(x) if self.directions == 2 else KEPT_STATES // max(step, 1)
         ys, first = [], None
         for window, its_lengths in windows(x, lengths, max(size, 1)):
-            passed = self.forward(window, its_lengths, state, over=first)
+            passed = self.forward(window, its_lengths, state, rng, over=first)
             first = first or passed
             state = passed.state
             ys.append(passed.y)

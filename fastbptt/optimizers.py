@@ -8,13 +8,10 @@ all at once: an interrupt finds each array before its step or after it.
 import itertools
 import math
 from collections.abc import Mapping
-from numbers import Real
 
 import numpy as np
 
 from fastbptt import checks
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class _Optimizer:
@@ -157,8 +154,8 @@ class SGD(_Optimizer):
 
     def __init__(self, lr=0.01, momentum=0.0, nesterov=False):
         super().__init__()
-        self.lr = _number("lr", lr)
-        self.momentum = _number("momentum", momentum, below=1)
+        self.lr = checks.number("lr", lr)
+        self.momentum = checks.number("momentum", momentum, below=1)
         if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
         if nesterov and momentum == 0:
@@ -214,9 +211,9 @@ class RMSprop(_Optimizer):
 
     def __init__(self, lr=0.001, decay=0.99, eps=1e-8):
         super().__init__()
-        self.lr = _number("lr", lr)
-        self.decay = _number("decay", decay, below=1)
-        self.eps = _number("eps", eps, zero=False)
+        self.lr = checks.number("lr", lr)
+        self.decay = checks.number("decay", decay, below=1)
+        self.eps = checks.number("eps", eps, zero=False)
 
     def settings(self):
         """The constructor's arguments at their present values, as a dict."""
@@ -262,11 +259,11 @@ class Adam(_Optimizer):
 
     def __init__(self, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
         super().__init__()
-        self.lr = _number("lr", lr)
-        self.beta1 = _number("beta1", beta1, below=1)
-        self.beta2 = _number("beta2", beta2, below=1)
-        self.eps = _number("eps", eps, zero=False)
-        self.weight_decay = _number("weight_decay", weight_decay)
+        self.lr = checks.number("lr", lr)
+        self.beta1 = checks.number("beta1", beta1, below=1)
+        self.beta2 = checks.number("beta2", beta2, below=1)
+        self.eps = checks.number("eps", eps, zero=False)
+        self.weight_decay = checks.number("weight_decay", weight_decay)
 
     def settings(self):
         """The constructor's arguments at their present values, as a dict."""
@@ -332,7 +329,7 @@ def clip_by_global_norm(gradients, max_norm):
     _check_mapping("gradients", gradients)
     for name, d in gradients.items():
         _check_array("gradients", name, d, written=True)
-    max_norm = _real("max_norm", max_norm)
+    max_norm = checks.real("max_norm", max_norm)
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, expected above 0")
     with np.errstate(all="ignore"):
@@ -360,21 +357,6 @@ def _norm(a):
 # The checks
 
 
-def _real(name, value):
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, expected a number")
-    return float(value)
-
-
-def _number(name, value, zero=True, below=math.inf):
-    """Check a number of at least 0, or above 0 without `zero`; return it as a float."""
-    value = _real(name, value)
-    if not 0 <= value < below or (value == 0 and not zero):
-        least = "at least 0" if zero else "above 0"
-        raise ValueError(f"{name} is {value}, expected {least} and below {below}")
-    return value
-
-
 def _check_mapping(label, arrays):
     if not isinstance(arrays, Mapping):
         raise TypeError(
@@ -390,7 +372,7 @@ def _check_names(label, found, expected, where):
 def _check_array(label, name, a, written=False):
     if type(a) is not np.ndarray:
         checks.array_type(f"{label}[{name!r}]", a)
-    if a.dtype not in _FLOATS:
+    if a.dtype not in checks.FLOATS:
         raise TypeError(f"{label}[{name!r}] has dtype {a.dtype}, expected float32 or float64")
     if written and not a.flags.writeable:
         raise ValueError(f"{label}[{name!r}] is read-only, expected a writeable array")

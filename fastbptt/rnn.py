@@ -140,7 +140,7 @@ def forward(
     if h0 is not None:
         checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
-        lengths = checks.lengths_of(lengths, T, B)
+        lengths = checks.lengths(lengths, T, B)
     run = _backend(backend).forward
     if out is None:
         out = np.empty((T + 1, B, H), dtype)
@@ -209,7 +209,7 @@ def backward(
     else:
         checks.array("dh", dh, dtype, last, "(B, H)")
     if lengths is not None:
-        lengths = checks.lengths_of(lengths, T, B)
+        lengths = checks.lengths(lengths, T, B)
     run = _backend(backend).backward
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))

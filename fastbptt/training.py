@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastbptt import checks, sequences, storage
-from fastbptt.checkpointed import window_size, windows
+from fastbptt.checkpointed import windows
 from fastbptt.extras import import_extra
 from fastbptt.model import RNN, Mean, find_loss
-from fastbptt.optimizers import SGD, Adam, RMSprop, _number, clip_by_global_norm
+from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 
 MEMORY = "full", "checkpointed"
 
@@ -146,7 +146,7 @@ def fit(
     patience = None if patience is None else checks.integer("patience", patience)
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected 'full' or 'checkpointed'")
-    clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, zero=False)
+    clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, zero=False)
     if truncate and memory != "full":
         raise ValueError("truncate is given with memory='checkpointed', expected one of them")
     if model.bidirectional and (truncate or memory != "full"):
@@ -287,9 +287,7 @@ def _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar):
             if clip_norm is not None:
                 clip_by_global_norm(gradients, clip_norm)
             run.optimizer.step({"weights": network.vector}, gradients)
-            # A sum of finite numbers may be infinite, but one with others in it is never finite.
-            finite = math.isfinite(np.add.reduce(network.vector))
-            if not finite and not np.isfinite(network.vector).all():
+            if not np.isfinite(network.vector).all():
                 run.diverged(f"weights are infinite or NaN after epoch {epoch}, batch {batch}")
             mean.add(value, rows)
         if bar is not None:
@@ -329,9 +327,7 @@ def _last_steps(network, x, y, lengths, count, rng):
         return (x, y, lengths), None
     ends = np.full(B, T) if lengths is None else lengths
     skipped = np.maximum(ends - count, 0)
-    state = None
-    for piece in windows(x[: skipped.max()], skipped, window_size(T)):
-        state = network.forward(*piece, state, rng).state
+    _, state = network.outputs(x[: skipped.max()], skipped, rng=rng)
     t = np.minimum(np.arange(count)[:, np.newaxis] + skipped, T - 1)
     return (x[t, np.arange(B)], y, np.minimum(ends, count)), state
 

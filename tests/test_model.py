@@ -4,18 +4,17 @@ import copy
 import doctest
 import inspect
 import pickle
-import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from measure import central_differences, peak
 
 import fastbptt
 from fastbptt import losses, model, network
 from fastbptt.model import RNN, TOGETHER
 
 I, H, O = 2, 3, 2
-STEP = 1e-6
 RAGGED, EQUAL = (4, 1, 6, 0, 6), (5, 5, 5)
 LAYERS = pytest.mark.parametrize("num_layers", [1, 2, 3])
 OUTPUT = pytest.mark.parametrize("output", model.OUTPUTS)
@@ -166,16 +165,7 @@ def assert_agrees_with_differences(made, *data, **options):
     weights = made.parameters()
     assert {name: a.shape for name, a in grads.items()} == {n: a.shape for n, a in weights.items()}
     for name, a in weights.items():
-        expected = np.zeros_like(a)
-        for index in np.ndindex(a.shape):
-            before = a[index]
-            a[index] = before + STEP
-            above = loss_and_grads()[0]
-            a[index] = before - STEP
-            below = loss_and_grads()[0]
-            a[index] = before
-            expected[index] = (above - below) / (2 * STEP)
-        # Truncation is about STEP² = 1e-12, rounding about eps/STEP = 2e-10, relatively.
+        expected = central_differences(lambda: loss_and_grads()[0], a)
         scale = max(1, abs(value), np.abs(expected).max())
         np.testing.assert_allclose(grads[name], expected, rtol=0, atol=1e-8 * scale, err_msg=name)
         assert np.abs(expected).max() > 1e-4, f"{name}: nothing to see"
@@ -539,16 +529,6 @@ def test_checkpointed_gradients_for_classes(output):
     got, got_grads = made.loss_and_grads(x, y, loss=name, checkpointed=True)
     assert got == value
     assert_close(got_grads, grads)
-
-
-def peak(function):
-    """Bytes that a call allocates at most."""
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @OUTPUT

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from measure import central_differences
 
 from fastbptt import network
 from fastbptt.model import RNN
@@ -93,18 +94,8 @@ def test_gradients_of_the_states_before_and_after(num_layers, output, lengths):
         return (dy * passed.y)[counts].sum() + (dstate * np.array(passed.state)).sum()
 
     gradient, dstate0 = net.backward(passed, dy * counts[..., None], list(dstate.copy()))
-    step = 1e-6
     for a, got in ((net.vector, gradient), (state, np.array(dstate0))):
-        expected = np.zeros_like(a)
-        for index in np.ndindex(a.shape):
-            before = a[index]
-            a[index] = before + step
-            above = loss()
-            a[index] = before - step
-            below = loss()
-            a[index] = before
-            expected[index] = (above - below) / (2 * step)
-        # Rounding is about eps/step = 2e-10, relatively.
+        expected = central_differences(loss, a)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
 
 

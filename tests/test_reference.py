@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 import pytest
+from measure import STEP, central_differences
 
 from fastbptt import reference
 
 T, B, I, H = 4, 3, 2, 5
-STEP = 1e-6
 NAMES = ("W_x", "W_h", "b", "x", "h0")
 LENGTHS = pytest.mark.parametrize("lengths", [None, np.array([4, 0, 2])], ids=["full", "ragged"])
 ACTIVATIONS = pytest.mark.parametrize("activation", list(reference.ACTIVATIONS))
@@ -56,16 +56,7 @@ def away_from_kinks(arguments, lengths):
 
 def assert_agrees_with_differences(got, loss, a, name):
     """Check a gradient with respect to a, which `loss` reads, against central differences."""
-    expected = np.zeros_like(a)
-    for index in np.ndindex(a.shape):
-        value = a[index]
-        a[index] = value + STEP
-        above = loss()
-        a[index] = value - STEP
-        below = loss()
-        a[index] = value
-        expected[index] = (above - below) / (2 * STEP)
-    # Truncation is about STEP² = 1e-12, rounding about eps/STEP = 2e-10, relatively.
+    expected = central_differences(loss, a)
     scale = max(1, np.abs(expected).max())
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * scale, err_msg=name)
 

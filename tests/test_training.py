@@ -14,11 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from measure import peak
 from test_threads import run
 
 import fastbptt
@@ -423,17 +423,6 @@ def test_checkpointed_memory(dtype, tolerance, counts, output):
     (expected_loss, expected), (loss, got) = found
     assert loss == expected_loss
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-
-
-def peak(function):
-    """Most memory in use at a time, in bytes; NumPy tells tracemalloc what it allocates."""
-    function()
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @OUTPUT

@@ -25,7 +25,7 @@ from fastbptt.kernels.simd import (
     store_first,
     zeros,
 )
-from fastbptt.kernels.tile import MC, MR, NR, tile_columns, tile_rows
+from fastbptt.kernels.tile import MC, MR, NR, WIDE, tile_columns, tile_rows
 
 
 class Floats:
@@ -127,9 +127,11 @@ def tiles(rows, height):
 @inlined
 def panels_at_once(rows, panels):
     """How many of the panels left a tile takes: of one row more than one, see `tile`."""
-    if rows > 1 or panels < 2:
-        return 1
-    return 2 if panels < 4 else 4
+    take = 1
+    for wide in WIDE:
+        if rows == 1 and panels >= wide:
+            take = wide
+    return take
 
 
 class ForwardTask(NamedTuple):
