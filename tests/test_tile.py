@@ -38,9 +38,9 @@ def call_wide(n, k, a, b, stride, c):
 
 
 @njit
-def call_columns(m, n, k, stride, a, b, start, c, at):
+def call_columns(m, n, k, ldb, a, b, start, c, at):
     a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
-    tile_columns(m, n, k, a, b, offset_bytes(pointer(c), at[3]))
+    tile_columns(m, n, k, a, b, ldb, offset_bytes(pointer(c), at[3]))
 
 
 class Kind(NamedTuple):
@@ -95,14 +95,18 @@ def run(kind, a, b, start, m, n, at=(0, 0, 0, 0)):
     """
     dtype, k, width, one = start.dtype, len(b), len(start), lanes(start.dtype)
     written = one if n <= one else width
-    stride = one if kind.transposed else k + 3
-    rows = np.full((k, stride) if kind.transposed else (m, stride), np.nan, dtype)
+    # Rows of one operand lie further apart than they are long: of a, or of b for tile_columns.
+    stride = width + 3 if kind.transposed else k + 3
+    rows = np.full((k, one) if kind.transposed else (m, stride), np.nan, dtype)
     if kind.transposed:
         rows[:, :m] = a[:m].T
     else:
         rows[:, :k] = a[:m]
-    b, start = b.copy(), start.copy()
-    b[:, written:] = start[written:] = np.nan
+    start = start.copy()
+    start[written:] = np.nan
+    panel = np.full((k, stride if kind.transposed else width), np.nan, dtype)
+    panel[:, :written] = b[:, :written]
+    b = panel
     inputs = [shifted(v, v.size, shift) for v, shift in zip((rows, b, start), at, strict=False)]
 
     memory = np.full((kind.rows(dtype) + 2 * MARGIN) * width, GUARD, dtype)

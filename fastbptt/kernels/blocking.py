@@ -23,8 +23,13 @@ LINE = 64  # bytes of a cache line
 LEAST_ROWS, MOST_ROWS = 512, 1024
 COUNTERS = 5  # that workers share, each in a line of its own
 CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
-# Bytes of all buffers at most, of the 16 MiB that a call may take.
-BUFFERS = 12 << 20
+# Bytes of all buffers at most; with SUMS, of the 16 MiB that a call may take.
+BUFFERS = 10 << 20
+# Groups with sums of their own: so many at most, and at least where the batch has rows for them,
+# or threads would be left without one; bytes of all sums.
+MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
+# A dot product over H columns costs a multiply-add for each vector and so many more.
+DOT = 8
 # Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
 UNITS = 8
 
@@ -98,42 +103,72 @@ def forward(B, I, H, R, itemsize, threads):
     return _plan(itemsize, sizes, regions)
 
 
+def _own_sums(B, MR, sum_bytes, row_bytes):
+    """Into how many groups of sequences with weight gradients of their own B are cut; 1: do not.
+
+    Each group is then one worker's from the last step to the first, and threads need not wait for
+    each other nor read what another has written: three quarters of the time at small H, and where
+    cores share no cache, for larger H too.  But the groups' sums take memory, which grows with H^2.
+    """
+    most = B // MR
+    groups = max(min(most, MOST_GROUPS, SUMS // sum_bytes), -(-B // LEAST_ROWS))
+    rows = BUFFERS // (2 * groups * row_bytes)
+    enough = groups >= min(most, ENOUGH_GROUPS) and groups * rows >= B
+    return groups if enough and groups * sum_bytes <= SUMS else 1
+
+
 @functools.lru_cache(maxsize=1024)
-def backward(T, B, I, H, R, itemsize, threads, need_dx):
-    """Plan of a backward call, and the elements of its workspace.  R: H, or 0 for a readout."""
+def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
+    """Plan of a backward call, and the elements of its workspace.
+
+    R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.
+    """
     lanes = simd.target()[0] // itemsize
     NR = tile.VECTORS * lanes
     MR = tile.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
+    ldz = _row_stride(h_panels * NR, itemsize)
+    # dx by dot products where its tiles, of whole vectors, would take longer.  The packed panel of
+    # W_x^T is then W_x itself, in rows of ldz.
+    tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
+    dots = need_dx and products < tiles and x_panels == 1 and I * ldz <= H * NR
     # Panels of W_h^T and W_x^T; one at least, for the row of zeros that sums begin with.
     first_x_panel = -(-R // NR)
     packs = max(first_x_panel + x_panels, 1)
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
     x_chunks, h_chunks = I // lanes + 1, -(-R // lanes)
-    row_bytes = ((x_chunks + h_chunks) * lanes + h_panels * NR) * itemsize
+    row_bytes = ((x_chunks + h_chunks) * lanes + ldz) * itemsize
+    sum_rows = I + 1 + R  # of dW_x, db and dW_h
+    groups = 1 if small else _own_sums(B, MR, sum_rows * H * itemsize, row_bytes)
+    own = groups > 1
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
     capacity = min(max(l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
+    if own:
+        capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
     capacity = max(min(capacity, BUFFERS // 2 // row_bytes), MR)
-    groups = -(-B // capacity)
+    groups = max(groups, -(-B // capacity))
     group = -(-B // groups)
     capacity = group * min(capacity // group, T)
-    splits = min(threads, max(group // (MR // 2), 1))  # half a tile high at least
+    splits = 1 if own else min(threads, max(group // (MR // 2), 1))  # half a tile high at least
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
-    ldz = _row_stride(h_panels * NR, itemsize)
+    buffers = 2 * min(threads, groups) if own else 2
+    row_parts = min(UNITS, -(-capacity // MR))
     words = 8 // itemsize
     sizes = {"threads": threads, "group": group, "capacity": capacity, "splits": splits,
              "parts": parts, "h_panels": h_panels, "x_panels": x_panels, "packs": packs,
              "first_x_panel": first_x_panel, "x_chunks": x_chunks, "h_chunks": h_chunks,
-             "height": 1 + H, "ldz": ldz}  # fmt: skip
+             "row_parts": row_parts, "dots": dots, "own_sums": own, "sum_rows": sum_rows,
+             "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz}  # fmt: skip
     regions = {
         "task_at": 128 * words,
         "counters_at": COUNTERS * LINE // itemsize,
         "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "order_at": 2 * B * words,
         "packed_at": packs * (1 + H) * NR,
-        "dz_at": 2 * group * ldz,
-        "inputs_at": 2 * capacity * (x_chunks + h_chunks) * lanes,
-        "panels_at": 2 * capacity * h_panels * NR,
+        "dz_at": buffers * capacity * ldz,
+        "inputs_at": buffers * capacity * (x_chunks + h_chunks) * lanes,
+        "where_at": buffers * capacity * words if need_dx else 0,
+        "sums_at": groups * sum_rows * H if own else 0,
         "tiles_at": threads * MR * NR,
     }
     return _plan(itemsize, sizes, regions)

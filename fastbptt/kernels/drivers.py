@@ -14,16 +14,20 @@ from fastbptt.kernels.loops import (
     BackwardTask,
     ForwardTask,
     Matrix,
+    add_sums,
     fill_rows,
     forward_block,
     inlined,
+    input_gradient,
     pack_backward,
     pack_forward,
     past_the_end,
     split,
     state_gradient,
     task_type,
+    time_block,
     weight_gradient,
+    weight_sums,
 )
 from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
 from fastbptt.kernels.team import (
@@ -50,24 +54,20 @@ PAST_ROWS = 16
 
 
 @inlined
-def weight_units(p, ticket, number, block, rows, slot):
-    """Do those units of a time block's weight gradients whose tickets, from `number` on, are drawn.
+def wait_for_blocks(p, with_states, with_weights, units):
+    """Until so many time blocks have their state gradients, and their others, by all workers."""
+    if not p.plan.own_sums:
+        wait(counter(p.counters, STATES), with_states * p.plan.splits)
+        wait(counter(p.counters, WEIGHTS), with_weights * units)
 
-    Returns the ticket drawn next.
-    """
-    tickets, states, weights = (
-        counter(p.counters, TICKETS),
-        counter(p.counters, STATES),
-        counter(p.counters, WEIGHTS),
-    )
-    units = p.plan.h_panels * p.plan.parts
-    while ticket < number + units:
-        wait(states, (block + 1) * p.plan.splits)
-        wait(weights, block * units)
-        weight_gradient(p, block & 1, rows, ticket - number, block == 0, slot)
-        fetch_add(weights, 1)
-        ticket = draw(tickets, slot)
-    return ticket
+
+@inlined
+def next_piece(p, done, ticket, slot):
+    """Count a piece as done; the ticket of the next, drawn or, in a group of one's own, in turn."""
+    if p.plan.own_sums:
+        return ticket + 1
+    fetch_add(done, 1)
+    return draw(counter(p.counters, TICKETS), slot)
 
 
 def _workers(source):
@@ -92,12 +92,15 @@ def _workers(source):
         meet(counter(p.counters, MET), p.plan.threads)
 
     def backward_worker(task, slot):
-        """Go back through time block by block: state gradients and, a block behind, the weights'.
+        """Go back through time block by block: state gradients and, a block behind, the others.
 
         The order of the work is that of the tickets: packing; then for every group of sequences and
-        every time block its splits (ranges of rows), and the weight units of the time block before.
+        every time block its splits (ranges of rows), and the units of the time block before.
         So there are two buffers, and what lags in one phase is caught up in the other.  All workers
         walk through the same sequence and do the pieces whose tickets they drew.
+
+        Where every group has sums of its own, a ticket is for all pieces of a group, done one after
+        the other in buffers of the worker's own; in the end tickets are for rows of the sum of all.
         """
         source  # noqa: B018
         p = fetch(task)
@@ -119,39 +122,60 @@ def _workers(source):
             ticket = draw(tickets, slot)
         wait(packed, packs + pasts)
 
+        own = p.plan.own_sums
+        buffers = 2 * slot if own else 0
+        gradients = p.plan.h_panels * p.plan.parts
+        units = gradients + p.plan.row_parts
         number = packs + pasts  # ticket of the piece that comes next
-        units = p.plan.h_panels * p.plan.parts
-        block, rows_before = 0, 0
+        block = 0
         for first in range(0, p.B, p.plan.group):
-            t = get(p.lengths, first)
-            while t > 0:
-                low, rows, live = t, 0, 0  # a time block of steps t ... low + 1
-                while low > 0:
-                    while (
-                        live < p.plan.group
-                        and first + live < p.B
-                        and get(p.lengths, first + live) >= low
-                    ):
-                        live += 1
-                    if rows + live > p.plan.capacity:
-                        break
-                    rows += live
-                    low -= 1
-                while ticket < number + p.plan.splits:
+            group = first // p.plan.group
+            sums, t = weight_sums(p, group), get(p.lengths, first)
+            if own:
+                number, block = packs + pasts + group, 0
+                if ticket != number:  # another worker's group
+                    continue
+                if t == 0:
+                    fill_rows(sums.dW_x, p.plan.sum_rows, p.H, p.H)
+            waiting, waiting_last = 0, 0  # rows of the block before, and where its last step begins
+            while t > 0 or waiting > 0:
+                low, rows, last, live = time_block(p, first, t)
+                pieces = p.plan.splits if rows > 0 else 0
+                while ticket < number + pieces:
+                    wait_for_blocks(p, block, block - 1, units)
                     part = ticket - number
-                    wait(states, block * p.plan.splits)
-                    wait(weights, (block - 1) * units)
                     lo, hi = split(live, p.plan.splits, part), split(live, p.plan.splits, part + 1)
-                    state_gradient(p, block & 1, first, t, low + 1, lo, hi, slot)
-                    fetch_add(states, 1)
-                    ticket = draw(tickets, slot)
-                number += p.plan.splits
-                if block > 0:
-                    ticket = weight_units(p, ticket, number, block - 1, rows_before, slot)
-                    number += units
-                block, rows_before, t = block + 1, rows, low
-        if block > 0:
-            weight_units(p, ticket, number, block - 1, rows_before, slot)
+                    buffer = buffers + (block & 1)
+                    state_gradient(p, buffer, first, t, low + 1, waiting_last, lo, hi, slot)
+                    ticket = next_piece(p, states, ticket, slot)
+                number += pieces
+                # A group of the worker's own need not lag, while the buffer is in its cache.
+                behind = block if own else block - 1
+                waiting = rows if own else waiting
+                begin, ends = (last, low == 0) if own else (waiting_last, t == 0)
+                pieces = units if waiting > 0 else 0
+                while ticket < number + pieces:
+                    wait_for_blocks(p, block, behind, units)
+                    buffer, unit = buffers + (behind & 1), ticket - number
+                    if unit < gradients:
+                        weight_gradient(p, sums, buffer, waiting, unit, behind == 0, slot)
+                    else:
+                        part = unit - gradients
+                        input_gradient(p, buffer, first, waiting, begin, ends, part, slot)
+                    ticket = next_piece(p, weights, ticket, slot)
+                number += pieces
+                block += 1 if rows > 0 else 0
+                waiting, waiting_last, t = 0 if own else rows, last, low
+            if own:
+                fetch_add(states, 1)
+                ticket = draw(tickets, slot)
+        if own:
+            groups = (p.B + p.plan.group - 1) // p.plan.group
+            number = packs + pasts + groups
+            while ticket < number + p.plan.sum_parts:
+                wait(states, groups)
+                add_sums(p, groups, ticket - number)
+                ticket = draw(tickets, slot)
         meet(counter(p.counters, MET), p.plan.threads)
 
     return forward_worker, backward_worker
@@ -235,8 +259,8 @@ def _entry_points(source):
             pointer(dW_x), pointer(dW_h), pointer(db), pointer(dx), need_dx, pointer(dh0),
             has_lengths, by_length, its_length, size,
             offset(start, size.packed_at), offset(start, size.dz_at),
-            offset(start, size.inputs_at), offset(start, size.panels_at),
-            offset(start, size.tiles_at), counters, cores,
+            offset(start, size.inputs_at), cast(offset(start, size.where_at), types.int64),
+            offset(start, size.sums_at), offset(start, size.tiles_at), counters, cores,
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
@@ -290,7 +314,7 @@ def _compiled_backward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = (in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG,
               out(2))  # fmt: skip
-    plan, _ = blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, 1, True)
+    plan, _ = blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
     return _compile(_backward, _backward_worker, BackwardTask, dtype, plan, arrays)
 
 
@@ -400,12 +424,12 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     run, worker = _compiled_backward(dtype)
     order, lengths, steps = _longest_first(lengths, T, B)
     operations = 4 * steps * H * (I + R)
-    turn = None
-    if operations >= ALONE_BELOW:
+    turn, small = None, operations < ALONE_BELOW
+    if not small:
         turn = team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
     try:
         threads = turn.threads if turn else 1
-        plan, total = blocking.backward(T, B, I, H, R, dtype.itemsize, threads, need_dx)
+        plan, total = blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
         work = _workspace(total, dtype)
         task = run(
             x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,

@@ -17,12 +17,14 @@ from fastbptt.kernels.simd import (
     load,
     load_first,
     mul,
+    multiply_add,
     offset,
     offset_bytes,
     prefetch,
     put,
     store,
     store_first,
+    total,
     zeros,
 )
 from fastbptt.kernels.tile import MC, MR, NR, WIDE, tile_columns, tile_rows
@@ -287,9 +289,10 @@ class BackwardTask(NamedTuple):
     lengths: Ints  # (B,) in that order
     plan: Plan  # of blocking.backward
     packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
-    dz: Floats  # (2, group, ldz): dz_t by rows, t even and odd
-    inputs: Floats  # (2, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    panels: Floats  # (2, h_panels, capacity, NR): dz_t by panels
+    dz: Floats  # (buffers, capacity, ldz): dz_t by rows
+    inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
+    where: Ints  # (buffers, capacity): row of dx, (T B, I)
+    sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
     cores: Ints  # where the workers run, see `team.settle`
@@ -297,10 +300,17 @@ class BackwardTask(NamedTuple):
 
 @inlined
 def pack_backward(p, panel):
-    """Panel of W_h^T, or behind those of W_x^T."""
+    """Panel of W_h^T, or behind those of W_x^T; for dot products rows of W_x instead."""
     width = NR(p.packed)
     to = offset(p.packed, panel * p.plan.height * width)
     fill_rows(to, 1, width, width)
+    if panel >= p.plan.first_x_panel and p.plan.dots:
+        fill_rows(offset(to, width), p.I, p.plan.ldz, p.plan.ldz)
+        for i in range(p.I):
+            W_x = offset_bytes(p.W_x.data, i * p.W_x.r)
+            for k in range(p.H):
+                put(to, width + i * p.plan.ldz + k, get(offset_bytes(W_x, k * p.W_x.c), 0))
+        return
     W, size, skip = p.W_h, p.H, panel * width
     if panel >= p.plan.first_x_panel:
         W, size, skip = p.W_x, p.I, (panel - p.plan.first_x_panel) * width
@@ -322,119 +332,167 @@ def past_the_end(p, r):
 
 
 @inlined
-def gather_inputs(p, buffer, at, t, first, lo, hi):
-    """Rows lo ... hi of [x_t, 1] and h_{t-1} into the buffer, from its row `at` on.
+def time_block(p, first, t):
+    """The steps t ... low + 1 of a group that a buffer has rows for.
 
-    Asks for what step t - 1 will read, a step ahead: long series come from main memory.
+    Returns low, their rows in all, the row where step low + 1 begins, and how many sequences are
+    live there at most.
     """
+    low, rows, last, live = t, 0, 0, 0
+    while low > 0:
+        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
+            live += 1
+        if rows + live > p.plan.capacity:
+            break
+        last = rows
+        rows += live
+        low -= 1
+    return low, rows, last, live
+
+
+@inlined
+def gather_inputs(p, buffer, at, t, first, lo, hi):
+    """[x_t, 1] of rows lo ... hi into the buffer, from its row `at` on, and where dx_t goes."""
     lanes = LANES(p.inputs)
-    to = offset(
-        p.inputs, (buffer * (p.plan.x_chunks + p.plan.h_chunks) * p.plan.capacity + at) * lanes
-    )
-    for chunk in range(p.plan.x_chunks):
-        skip = chunk * lanes
-        for r in range(lo, hi):
+    chunks = p.plan.x_chunks + p.plan.h_chunks
+    to = offset(p.inputs, (buffer * chunks * p.plan.capacity + at) * lanes)
+    where = offset(p.where, buffer * p.plan.capacity + at)
+    for r in range(lo, hi):
+        b = get(p.order, first + r)
+        x = row(p.x, t - 1, b)
+        for chunk in range(p.plan.x_chunks):
+            skip = chunk * lanes
             place = offset(to, (chunk * p.plan.capacity + r) * lanes)
-            x = row(p.x, t - 1, get(p.order, first + r))
             store(place, load_first(offset(x, skip), p.I - skip))
             if chunk == p.plan.x_chunks - 1:
                 put(place, p.I - skip, 1.0)
-    for chunk in range(p.plan.h_chunks):
-        skip = chunk * lanes
-        for r in range(lo, hi):
-            place = offset(to, ((p.plan.x_chunks + chunk) * p.plan.capacity + r) * lanes)
-            b = get(p.order, first + r)
-            store(place, load_first(offset(row(p.h, t - 1, b), skip), p.H - skip))
-            prefetch(offset(row(p.h, t - 2, b), skip))
-            prefetch(offset(row(p.dh, t - 2, b), skip))
+        if p.need_dx:
+            put(where, r, (t - 1) * p.B + b)
 
 
 @inlined
-def times_weights(p, a, t, first, lo, hi, first_panel, panels, columns, out, c):
-    """out[rows] = dz W^T for rows lo ... hi of dz at a, W^T packed from first_panel on."""
-    width, lanes = NR(p.packed), LANES(p.packed)
-    count = tiles(hi - lo, MR(p.packed))
-    for panel in range(panels):
-        skip = panel * width
-        n = min(width, columns - skip)
-        start = offset(p.packed, (first_panel + panel) * p.plan.height * width)
-        for q in range(count):
-            r = lo + split(hi - lo, count, q)
-            m = lo + split(hi - lo, count, q + 1) - r
-            z = offset(a, r * p.plan.ldz)
-            tile_rows(m, n, p.H, p.plan.ldz, z, offset(start, width), start, 0, c)
-            for i in range(m):
-                to = offset(out, (t * p.B + get(p.order, first + r + i)) * columns + skip)
-                for v in range(0, n, lanes):
-                    store_first(offset(to, v), load(offset(c, i * width + v)), n - v)
+def state_rows(p, buffer, at):
+    """Where h_{t-1} goes in the buffer, if its row `at` is the first of step t: by columns."""
+    lanes = LANES(p.inputs)
+    chunks = p.plan.x_chunks + p.plan.h_chunks
+    return offset(p.inputs, ((buffer * chunks + p.plan.x_chunks) * p.plan.capacity + at) * lanes)
 
 
 @inlined
-def state_gradient(p, buffer, first, t_from, t_to, lo, hi, slot):
+def state_gradient(p, buffer, first, t_from, t_to, before, lo, hi, slot):
     """dz_t for rows lo ... hi of a group and t from t_from down to t_to, with what hangs on it.
 
     dz_t = (dh_t + dz_{t+1} W_h^T) f'(h_t) goes into the buffer, with [x_t, 1] and h_{t-1}, for
-    the weight gradients; dx_t = dz_t W_x^T and, in the end, dh_0 = dz_1 W_h^T to the user.
+    the other gradients.  dz of step t_from + 1 begins at row `before` of the buffer beside it.
     """
     width, lanes = NR(p.packed), LANES(p.packed)
+    capacity, ldz = p.plan.capacity, p.plan.ldz
     c = offset(p.tiles, slot * MR(p.packed) * width)
+    stride = p.plan.height * width if p.R > 0 else 0
     live = 0
     at = 0  # row of the buffer where step t begins
+    old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
+    new = offset(p.dz, buffer * capacity * ldz)  # dz_t
+    states = state_rows(p, buffer, 0)  # for h_t
     for t in range(t_from, t_to - 1, -1):
         while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
             live += 1
-        last = min(hi, live)  # of the rows given, those that have a step t
-        if last > lo:
-            old = offset(p.dz, ((t + 1) & 1) * p.plan.group * p.plan.ldz)
-            new = offset(p.dz, (t & 1) * p.plan.group * p.plan.ldz)
-            going = lo  # rows that have a step t + 1
-            while going < last and get(p.lengths, first + going) > t:
-                going += 1
-            fill_rows(offset(old, going * p.plan.ldz), last - going, p.H, p.plan.ldz)
-            gather_inputs(p, buffer, at, t, first, lo, last)
-            count = tiles(last - lo, MR(p.packed))
-            stride = p.plan.height * width if p.R > 0 else 0
-            panel = 0
-            while panel < p.plan.h_panels:
-                skip, take = panel * width, panels_at_once(last - lo, p.plan.h_panels - panel)
-                n = min(take * width, p.H - skip)
-                start = offset(p.packed, panel * stride)
-                dz = offset(
-                    p.panels, ((buffer * p.plan.h_panels + panel) * p.plan.capacity + at) * width
-                )
-                panel += take
-                for q in range(count):
-                    r = lo + split(last - lo, count, q)
-                    m = lo + split(last - lo, count, q + 1) - r
-                    k = p.H if r < going else 0
-                    z = offset(old, r * p.plan.ldz)
-                    tile_rows(m, n, k, p.plan.ldz, z, offset(start, width), start, stride, c)
-                    for i in range(m):
-                        b = get(p.order, first + r + i)
-                        h = offset(row(p.h, t, b), skip)
-                        dh = offset(row(p.dh, t - 1, b), skip)
-                        enters = p.every_step or r + i >= going
-                        for v in range(0, n, lanes):
-                            gradient = load(offset(c, i * width + v))
-                            if enters:
-                                gradient = add(gradient, load_first(offset(dh, v), n - v))
-                            f = slope(load_first(offset(h, v), n - v), p.activation)
-                            gradient = mul(gradient, f)
-                            there = v // width * p.plan.capacity * width + (r + i) * width
-                            store(offset(dz, there + v % width), gradient)
-                            store(offset(new, (r + i) * p.plan.ldz + skip + v), gradient)
-            if p.need_dx:
-                times_weights(
-                    p, new, t - 1, first, lo, last, p.plan.first_x_panel, p.plan.x_panels, p.I,
-                    p.dx, c,
-                )  # fmt: skip
-            if t == 1 and p.R > 0:
-                times_weights(p, new, 0, first, lo, last, 0, p.plan.h_panels, p.H, p.dh0, c)
+        last = max(min(hi, live), lo)  # of the rows given, those that have a step t
+        going = lo  # those that have a step t + 1
+        while going < last and get(p.lengths, first + going) > t:
+            going += 1
+        gather_inputs(p, buffer, at, t, first, lo, last)
+        tiles_going = tiles(going - lo, MR(p.packed))
+        count = tiles_going + tiles(last - going, MR(p.packed))
+        panel = 0
+        while panel < p.plan.h_panels and count > 0:
+            skip, take = panel * width, panels_at_once(last - lo, p.plan.h_panels - panel)
+            n = min(take * width, p.H - skip)
+            start = offset(p.packed, panel * stride)
+            panel += take
+            for q in range(count):
+                goes = q < tiles_going
+                if goes:
+                    r = lo + split(going - lo, tiles_going, q)
+                    m = lo + split(going - lo, tiles_going, q + 1) - r
+                else:
+                    rows, parts = last - going, count - tiles_going
+                    r = going + split(rows, parts, q - tiles_going)
+                    m = going + split(rows, parts, q - tiles_going + 1) - r
+                k = p.H if goes else 0
+                b = offset(start, width)
+                tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
+                enters = p.every_step or not goes
+                keeps = goes and t < t_from and p.R > 0
+                for i in range(m):
+                    b = get(p.order, first + r + i)
+                    h = offset(row(p.h, t, b), skip)
+                    dh = offset(row(p.dh, t - 1, b), skip)
+                    # What step t - 1 will read: long series come from main memory.
+                    h_before = offset(row(p.h, t - 1, b), skip)
+                    dh_before = offset(row(p.dh, t - 2, b), skip)
+                    dz = offset(new, (r + i) * ldz + skip)
+                    kept = offset(states, (r + i) * lanes + skip * capacity)
+                    for v in range(0, n, lanes):
+                        prefetch(offset(h_before, v))
+                        prefetch(offset(dh_before, v))
+                        gradient = load(offset(c, i * width + v))
+                        if enters:
+                            gradient = add(gradient, load_first(offset(dh, v), n - v))
+                        state = load_first(offset(h, v), n - v)
+                        if keeps:
+                            store(offset(kept, v * capacity), state)
+                        store(offset(dz, v), mul(gradient, slope(state, p.activation)))
+        states = state_rows(p, buffer, at)
+        if t == t_to and p.R > 0:
+            for r in range(lo, last):
+                h = row(p.h, t - 1, get(p.order, first + r))
+                for v in range(0, p.H, lanes):
+                    kept = offset(states, r * lanes + v * capacity)
+                    store(kept, load_first(offset(h, v), p.H - v))
         at += live
+        old, new = new, offset(p.dz, (buffer * capacity + at) * ldz)
+
+
+class Sums(NamedTuple):
+    """Where gradients of the weights are summed."""
+
+    dW_x: Floats
+    dW_h: Floats
+    db: Floats
 
 
 @inlined
-def weight_gradient(p, buffer, rows, unit, fresh, slot):
+def weight_sums(p, group):
+    """A group's own sums, or those of all, in the user's arrays."""
+    if p.plan.own_sums:
+        dW_x = offset(p.sums, group * p.plan.sum_rows * p.H)
+        db = offset(dW_x, p.I * p.H)
+        return Sums(dW_x, offset(db, p.H), db)
+    return Sums(p.dW_x, p.dW_h, p.db)
+
+
+@inlined
+def add_sums(p, groups, part):
+    """Rows of the groups' own sums, added up in the order of the groups."""
+    lanes, rows = LANES(p.sums), p.plan.sum_rows
+    lo, hi = split(rows, p.plan.sum_parts, part), split(rows, p.plan.sum_parts, part + 1)
+    for r in range(lo, hi):
+        to = offset(p.dW_x, r * p.H)
+        if r == p.I:
+            to = p.db
+        if r > p.I:
+            to = offset(p.dW_h, (r - p.I - 1) * p.H)
+        for v in range(0, p.H, lanes):
+            total = zeros(p.sums)
+            for group in range(groups):
+                own = offset(p.sums, (group * rows + r) * p.H + v)
+                total = add(total, load_first(own, p.H - v))
+            store_first(offset(to, v), total, p.H - v)
+
+
+@inlined
+def weight_gradient(p, sums, buffer, rows, unit, fresh, slot):
     """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
 
     Adds the sum over the buffer's rows; the first time, `fresh`, it stores.
@@ -445,7 +503,7 @@ def weight_gradient(p, buffer, rows, unit, fresh, slot):
     n = min(width, p.H - skip)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     c = offset(p.tiles, slot * MR(p.packed) * width)
-    dz = offset(p.panels, (buffer * p.plan.h_panels + panel) * p.plan.capacity * width)
+    dz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip)
     for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
         a = offset(p.inputs, (buffer * chunks + chunk) * p.plan.capacity * lanes)
         to_h = chunk >= p.plan.x_chunks
@@ -453,19 +511,68 @@ def weight_gradient(p, buffer, rows, unit, fresh, slot):
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
         for i in range(0, end, MC(p.packed)):
             m = min(MC(p.packed), end - i)
-            to = offset(p.dW_h if to_h else p.dW_x, (base + i) * p.H + skip)
+            to = offset(sums.dW_h if to_h else sums.dW_x, (base + i) * p.H + skip)
             for j in range(m):
                 for v in range(0, n, lanes):
                     prefetch(offset(to, j * p.H + v))
-            tile_columns(m, n, rows, offset(a, i), dz, c)
+            tile_columns(m, n, rows, offset(a, i), dz, p.plan.ldz, c)
             for j in range(m):
                 number = base + i + j
-                to = offset(p.dW_h if to_h else p.dW_x, number * p.H)
+                to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)
                 if not to_h and number == p.I:
-                    to = p.db
+                    to = sums.db
                 to = offset(to, skip)
                 for v in range(0, n, lanes):
                     gradient = load(offset(c, j * width + v))
                     if not fresh:
                         gradient = add(load_first(offset(to, v), n - v), gradient)
                     store_first(offset(to, v), gradient, n - v)
+
+
+@inlined
+def input_gradient(p, buffer, first, rows, last, ends, part, slot):
+    """A part of dx_t = dz_t W_x^T and, where the block `ends` at step 1, of dh_0 = dz_1 W_h^T.
+
+    The buffer holds so many rows of dz, those of its last step from row `last` on.  Where x has few
+    columns a tile would compute zeros in most lanes; there each element is a dot product of its
+    own.
+    """
+    width, lanes, height = NR(p.packed), LANES(p.packed), MR(p.packed)
+    ldz = p.plan.ldz
+    dzs = offset(p.dz, buffer * p.plan.capacity * ldz)
+    c = offset(p.tiles, slot * height * width)
+    for of_state in range(2):
+        # rows begin ... rows of dz, times panels of W^T, into rows index[0], ... of out
+        begin, columns, out = 0, p.I, p.dx
+        panel, panels = p.plan.first_x_panel, p.plan.x_panels
+        index = offset(p.where, buffer * p.plan.capacity)
+        if of_state:
+            begin, columns, out = last, p.H, p.dh0
+            panel, panels = 0, p.plan.h_panels if ends and p.R > 0 else 0
+            index = offset(p.order, first - last)
+        count = tiles(rows - begin, height)
+        lo = begin + split(count, p.plan.row_parts, part) * height
+        hi = min(begin + split(count, p.plan.row_parts, part + 1) * height, rows)
+        start = offset(p.packed, panel * p.plan.height * width)
+        if p.plan.dots and not of_state:
+            panels = 0
+            for r in range(lo, hi):
+                dz, to = offset(dzs, r * ldz), offset(out, get(index, r) * columns)
+                for i in range(columns):
+                    W_x = offset(start, width + i * ldz)
+                    products = zeros(p.packed)
+                    for v in range(0, p.H, lanes):
+                        w = load(offset(W_x, v))
+                        products = multiply_add(load(offset(dz, v)), w, products)
+                    put(to, i, total(products))
+        for skip in range(0, panels * width, width):
+            n = min(width, columns - skip)
+            for r in range(lo, hi, height):
+                m = min(height, hi - r)
+                b = offset(start, width)
+                tile_rows(m, n, p.H, ldz, offset(dzs, r * ldz), b, start, 0, c)
+                for i in range(m):
+                    to = offset(out, get(index, r + i) * columns + skip)
+                    for v in range(0, n, lanes):
+                        store_first(offset(to, v), load(offset(c, i * width + v)), n - v)
+            start = offset(start, p.plan.height * width)

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.core.datamodel import models
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic, overload, register_model
+from numba.extending import intrinsic, register_model
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 
@@ -266,26 +266,21 @@ def put(typingctx, p, n, value):
     return types.void(p, types.intp, value), emit
 
 
-def LANES(p):
+def emit_number(p, n):
+    """What an intrinsic of a pointer returns for a number that its type decides."""
+    return types.intp(p), lambda context, builder, signature, args: INT64(n)
+
+
+@intrinsic
+def LANES(typingctx, p):
     """Elements of one vector, a constant where compiled."""
-    raise NotImplementedError("for compiled code")
+    return emit_number(p, lanes(p.dtype))
 
 
-@overload(LANES, inline="always")
-def _lanes(p):
-    n = lanes(p.dtype)
-    return lambda p: n
-
-
-def ITEMSIZE(p):
+@intrinsic
+def ITEMSIZE(typingctx, p):
     """Bytes of an element, a constant where compiled."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(ITEMSIZE, inline="always")
-def _itemsize(p):
-    n = p.dtype.bitwidth // 8
-    return lambda p: n
+    return emit_number(p, p.dtype.bitwidth // 8)
 
 
 # Vectors.
@@ -390,6 +385,31 @@ def mul(typingctx, v, w):
         return (Vec(builder, args[0]) * Vec(builder, args[1])).value
 
     return v(v, w), emit
+
+
+@intrinsic
+def multiply_add(typingctx, v, w, plus):
+    """v * w + plus."""
+
+    def emit(context, builder, signature, args):
+        return Vec(builder, args[0]).fma(Vec(builder, args[1]), Vec(builder, args[2])).value
+
+    return v(v, w, plus), emit
+
+
+@intrinsic
+def total(typingctx, v):
+    """The sum of a vector's elements, halves added to halves."""
+
+    def emit(context, builder, signature, args):
+        vector, dtype = args[0].type, v.dtype
+        scalar = vector.element
+        kind = ir.FunctionType(scalar, [scalar, vector])
+        name = f"llvm.vector.reduce.fadd.v{vector.count}f{dtype.bitwidth}"
+        f = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(f, [ir.Constant(scalar, -0.0), args[0]], fastmath=("reassoc",))
+
+    return v.dtype(v), emit
 
 
 # Atomics, on int64 counters shared by threads.

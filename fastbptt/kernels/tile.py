@@ -2,18 +2,20 @@
 
     c[i, n] = sum_k a(i, k) b[k, n]        i < m <= MR or MC,  n < NR
 
-    a   m rows, elements broadcast            b   a panel: k rows of NR columns, contiguous
+    a   m rows, elements broadcast            b   a panel: k rows of NR columns
     c   a panel: m rows of NR columns
 
                NR                  The m x NR/lanes accumulators stay in registers for all of k;
           k [ b    ]               each step loads NR/lanes vectors of b, broadcasts m elements of
        m [a][  c   ]               a, and does m x NR/lanes fused multiply-adds.
 
-`tile_rows` is for states: a(i, k) = a[i * lda + k], and the sums begin with start[n], a row of NR.
+`tile_rows` is for states: a(i, k) = a[i * lda + k], the rows of b follow each other without a gap,
+and the sums begin with start[n], a row of NR.
 One row alone has but two chains of sums, and waits for each multiply-add: it may take two or four
 panels at once, `stride` elements apart, and then c is a row of so many times NR columns.
 `tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
-packed side by side, and every SUM_ROWS terms the accumulators are added to c and begin anew.
+packed side by side, the rows of b lie ldb elements apart, and every SUM_ROWS terms the accumulators
+are added to c and begin anew.
 
 There is code for every m and for panels of which only the first vector counts; edges in n beyond
 that are the caller's, whose panels are padded with zeros.  A sum runs over k in one order whatever
@@ -24,12 +26,13 @@ A tile never loops over tiles, never threads, never validates.
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from fastbptt.kernels.simd import (
     INT64,
     Vec,
     emit_load,
+    emit_number,
     emit_splat,
     emit_store,
     ir_vector,
@@ -56,40 +59,25 @@ def tile_columns_count(dtype):
     return min(8 if target()[0] == 64 else 4, lanes(dtype))
 
 
-def NR(p):
+@intrinsic
+def NR(typingctx, p):
     """Columns of a panel, a constant where compiled."""
-    raise NotImplementedError("for compiled code")
+    return emit_number(p, VECTORS * lanes(p.dtype))
 
 
-@overload(NR, inline="always")
-def _nr(p):
-    n = VECTORS * lanes(p.dtype)
-    return lambda p: n
-
-
-def MR(p):
+@intrinsic
+def MR(typingctx, p):
     """Rows of `tile_rows`, a constant where compiled."""
-    raise NotImplementedError("for compiled code")
+    return emit_number(p, tile_rows_count())
 
 
-@overload(MR, inline="always")
-def _mr(p):
-    n = tile_rows_count()
-    return lambda p: n
-
-
-def MC(p):
+@intrinsic
+def MC(typingctx, p):
     """Rows of `tile_columns`, a constant where compiled; divides the lanes of a vector."""
-    raise NotImplementedError("for compiled code")
+    return emit_number(p, tile_columns_count(p.dtype))
 
 
-@overload(MC, inline="always")
-def _mc(p):
-    n = tile_columns_count(p.dtype)
-    return lambda p: n
-
-
-def _emit_products(builder, vector, begin, end, element, b, initial, stride=None):
+def _emit_products(builder, vector, begin, end, element, b, ldb, initial, stride=None):
     """One loop over k from begin to end, every accumulator a phi node; the sums after it."""
     n = vector.count
     m, vectors = len(initial), len(initial[0])
@@ -99,7 +87,7 @@ def _emit_products(builder, vector, begin, end, element, b, initial, stride=None
     builder.position_at_end(loop)
     step = builder.phi(INT64)
     acc = [[builder.phi(vector) for _ in range(vectors)] for _ in range(m)]
-    row = builder.gep(b, [builder.mul(step, INT64(VECTORS * n))])
+    row = builder.gep(b, [builder.mul(step, ldb)])
     bs = []
     for j in range(vectors):
         if j and j % VECTORS == 0:  # the next panel
@@ -144,14 +132,15 @@ def _emit_rows(builder, vector, m, vectors, arguments):
         emit_load(builder, builder.gep(start, [INT64(j % VECTORS * vector.count)]), vector).value
         for j in range(vectors)
     ]
-    sums = _emit_products(builder, vector, INT64(0), k, element, b, [first] * m, stride)
+    ldb = INT64(VECTORS * vector.count)
+    sums = _emit_products(builder, vector, INT64(0), k, element, b, ldb, [first] * m, stride)
     for place, value in _each(builder, c, vector, sums):
         emit_store(builder, value, place)
 
 
 def _emit_columns(builder, vector, m, vectors, arguments):
     """Body of `tile_columns` for one m."""
-    _, _, k, a, b, c = arguments
+    _, _, k, a, b, ldb, c = arguments
 
     def element(i, step):
         at = builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
@@ -167,7 +156,7 @@ def _emit_columns(builder, vector, m, vectors, arguments):
     begin = builder.phi(INT64)
     end = builder.add(begin, INT64(SUM_ROWS))
     end = builder.select(builder.icmp_signed("<", end, k), end, k)
-    sums = _emit_products(builder, vector, begin, end, element, b, zeros)
+    sums = _emit_products(builder, vector, begin, end, element, b, ldb, zeros)
     for place, value in _each(builder, c, vector, sums):
         emit_store(builder, emit_load(builder, place, vector) + value, place)
     begin.add_incoming(INT64(0), before)
@@ -236,7 +225,7 @@ def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
 
 
 @intrinsic
-def tile_columns(typingctx, m, n, k, a, b, c):
+def tile_columns(typingctx, m, n, k, a, b, ldb, c):
     """c = a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
 
     def emit(context, builder, signature, args):
@@ -245,4 +234,4 @@ def tile_columns(typingctx, m, n, k, a, b, c):
         return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
 
     size = types.intp
-    return types.void(size, size, size, a, b, c), emit
+    return types.void(size, size, size, a, b, size, c), emit
