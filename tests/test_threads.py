@@ -24,8 +24,10 @@ from fastbptt import Params
 from fastbptt.kernels import drivers, team
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
-# fewer rows than a tile has; a wide layer.
-SHAPES = [(40, 37, 5, 33), (9, 301, 17, 48), (120, 4, 30, 61), (3, 33, 40, 200)]
+# fewer rows than a tile has; a wide layer; two groups of sequences with sums of their own, fewer
+# than there may be threads; sums too large for that.
+SHAPES = [(40, 37, 5, 33), (9, 301, 17, 48), (120, 4, 30, 61), (3, 33, 40, 200), (30, 18, 7, 40),
+          (2, 64, 9, 420)]  # fmt: skip
 # Of readouts, N H O >= 200,000: many rows, with an edge; one output; fewer rows than a tile has.
 READOUTS = [(1563, 33, 48), (5001, 64, 1), (3, 300, 513)]
 LENGTHS = pytest.mark.parametrize("some", [False, True], ids=["", "lengths"])
@@ -168,6 +170,26 @@ print(json.dumps(found))
 """
     found = run(program, tmp_path, NUMBA_NUM_THREADS="4")
     assert found == [digests() + readout_digests()] * 4
+
+
+@LENGTHS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_worker_may_do_all_the_work(shape, some, monkeypatch):
+    """In whichever slot: only one of four gets a core here, and the others are never heard of."""
+    case = draw(shape, some=some)
+    with using(1):
+        expected = digest(train(*case))
+    always_launch(monkeypatch.setattr)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 4)
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
+    for slot in range(4):
+
+        def launch(function, task, threads, slot=slot):
+            assert threads == 4
+            kind(function)(task, slot)
+
+        monkeypatch.setattr(team, "launch", launch)
+        assert digest(train(*case)) == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -123,7 +123,7 @@ def _workers(source):
         wait(packed, packs + pasts)
 
         own = p.plan.own_sums
-        buffers = 2 * slot if own else 0
+        groups = (p.B + p.plan.group - 1) // p.plan.group
         gradients = p.plan.h_panels * p.plan.parts
         units = gradients + p.plan.row_parts
         number = packs + pasts  # ticket of the piece that comes next
@@ -137,6 +137,8 @@ def _workers(source):
                     continue
                 if t == 0:
                     fill_rows(sums.dW_x, p.plan.sum_rows, p.H, p.H)
+            # Where there are no more groups than threads, each has two buffers of its own.
+            buffers = 2 * (group if groups <= p.plan.threads else slot) if own else 0
             waiting, waiting_last = 0, 0  # rows of the block before, and where its last step begins
             while t > 0 or waiting > 0:
                 low, rows, last, live = time_block(p, first, t)
@@ -170,7 +172,6 @@ def _workers(source):
                 fetch_add(states, 1)
                 ticket = draw(tickets, slot)
         if own:
-            groups = (p.B + p.plan.group - 1) // p.plan.group
             number = packs + pasts + groups
             while ticket < number + p.plan.sum_parts:
                 wait(states, groups)
