@@ -63,6 +63,21 @@ def layer(params, x, activation):
     """A layer's weights, inputs and activation; return T, B, I, H and the dtype."""
     try:
         W_x, W_h, b = params
+        (T, B, I), H, dtype = x.shape, len(b), x.dtype
+        shapes = (W_x.shape, W_h.shape, b.shape) == ((I, H), (H, H), (H,))
+        plain = type(x) is type(W_x) is type(W_h) is type(b) is np.ndarray
+        floats = W_x.dtype is W_h.dtype is b.dtype is dtype in FLOATS
+        if plain and shapes and floats and I and H and activation in ACTIVATIONS:
+            return T, B, I, H, dtype
+    except (TypeError, ValueError, AttributeError):
+        pass
+    return _layer_in_detail(params, x, activation)
+
+
+def _layer_in_detail(params, x, activation):
+    """The same for what is not plain, with an error that says where it does not fit."""
+    try:
+        W_x, W_h, b = params
     except (TypeError, ValueError):
         raise TypeError(
             f"params is a {type(params).__name__}, expected Params(W_x, W_h, b)"

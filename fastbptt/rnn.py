@@ -12,6 +12,8 @@ from fastbptt import checks
 
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
+# Up to so many elements an array of zeros takes no longer than an empty one.
+FEW = 1024
 _loaded: dict[str, Any] = {}
 
 
@@ -142,11 +144,13 @@ def forward(
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B)
     run = _backend(backend).forward
-    if out is None:
-        out = np.empty((T + 1, B, H), dtype)
-    else:
+    cleared = out is None and h0 is None and T * B * H < FEW
+    if out is not None:
         checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
-    out[0] = 0 if h0 is None else h0
+    else:
+        out = (np.zeros if cleared else np.empty)((T + 1, B, H), dtype)
+    if not cleared:
+        out[0] = 0 if h0 is None else h0
     run(params, x, out, lengths, activation)
     return out
 

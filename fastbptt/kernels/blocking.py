@@ -69,7 +69,6 @@ def _plan(itemsize, sizes, regions):
     return plan, int(fields["total"])
 
 
-@functools.lru_cache(maxsize=1024)
 def forward(B, I, H, R, itemsize, threads):
     """Plan of a forward call, and the elements of its workspace.  R: H, or 0 for a readout."""
     lanes = simd.target()[0] // itemsize
@@ -117,7 +116,6 @@ def _own_sums(B, MR, sum_bytes, row_bytes):
     return groups if enough and groups * sum_bytes <= SUMS else 1
 
 
-@functools.lru_cache(maxsize=1024)
 def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     """Plan of a backward call, and the elements of its workspace.
 

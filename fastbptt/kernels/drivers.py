@@ -285,12 +285,15 @@ def _filled(dtype, ndim):
     return types.Array(numba.from_dtype(dtype), ndim, "C")
 
 
-_compiling = threading.Lock()
+_compiling, _alive = threading.Lock(), []
 _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
 
 
 def _compile(entry, worker, task, dtype, plan, arrays):
-    """An entry point for these types of arrays, and the address of its worker."""
+    """An entry point for these types of arrays, and the address of its worker.
+
+    Numba's dispatcher would look at each argument's type again: 0.4 us in a call of 4 us.
+    """
     if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set: only backend='numpy' works without compiling")
     plan = numba.typeof(plan)
@@ -299,7 +302,9 @@ def _compile(entry, worker, task, dtype, plan, arrays):
     with _compiling:  # who comes second loads what the first has compiled
         compiled = team.compile_cached(cfunc, types.void(task, _SIZE), worker)
         run = team.compile_cached(njit, (*arrays, *rest), entry, nogil=True)
-    return run, compiled
+    (only,) = run.overloads.values()
+    _alive.extend((run, compiled))
+    return only.entry_point, compiled.address
 
 
 @functools.cache
@@ -319,6 +324,18 @@ def _compiled_backward(dtype):
     return _compile(_backward, _backward_worker, BackwardTask, dtype, plan, arrays)
 
 
+@functools.lru_cache(maxsize=1024)
+def _planned_forward(B, I, H, R, dtype, threads):
+    """What a forward call needs: entry point, worker, plan, elements of its workspace."""
+    return (*_compiled_forward(dtype), *blocking.forward(B, I, H, R, dtype.itemsize, threads))
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx):
+    plan = blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
+    return (*_compiled_backward(dtype), *plan)
+
+
 # Bytes of workspace that a thread keeps from call to call, at most.  New memory costs time where it
 # is touched first, a third of a call of 5 ms when malloc returns it to the system every time.
 KEPT = 32 << 20
@@ -332,8 +349,8 @@ NO_DH0 = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 
 
 def _rows(a):
-    """The array, or a copy, with whole rows to read vectors from."""
-    return a if a.strides[-1] == a.itemsize or a.shape[-1] == 1 else np.ascontiguousarray(a)
+    """An array with gaps between elements, or a copy with whole rows to read vectors from."""
+    return a if a.shape[-1] == 1 else np.ascontiguousarray(a)
 
 
 def _workspace(total, dtype):
@@ -370,8 +387,8 @@ def _run_forward(params, x, h, lengths, activation):
     T, B, I = x.shape
     W_x, W_h, b = params
     R, H, dtype = len(W_h), len(b), h.dtype
-    x = _rows(x)
-    run, worker = _compiled_forward(dtype)
+    size = dtype.itemsize
+    x = x if x.strides[-1] == size else _rows(x)
     order, lengths, steps = _longest_first(lengths, T, B)
     operations = 2 * steps * H * (I + R)
     turn = None
@@ -379,12 +396,13 @@ def _run_forward(params, x, h, lengths, activation):
         turn = team.Turn(("forward", B if R else 0, I, H, dtype), steps, operations)
     try:
         threads = turn.threads if turn else 1
-        plan, total = blocking.forward(B, I, H, R, dtype.itemsize, threads)
-        work = _workspace(total, dtype)
-        code = CODES[activation]
-        task = run(x, W_x, W_h, b, h, order, lengths, code, plan, work, worker.address)
+        run, worker, plan, total = _planned_forward(B, I, H, R, dtype, threads)
+        task = run(
+            x, W_x, W_h, b, h, order, lengths, CODES[activation], plan,
+            _workspace(total, dtype), worker,
+        )  # fmt: skip
         if threads > 1:
-            team.launch(worker.address, task, threads)
+            team.launch(worker, task, threads)
     finally:
         if turn:
             turn.end()
@@ -417,12 +435,11 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     T, B, I = x.shape
     W_x, W_h, _ = params
     dW_x, dW_h, db = dparams
-    R, H, dtype = len(W_h), len(db), db.dtype
-    need_dx = dx is not None
-    x, h, dh = _rows(x), _rows(h), _rows(dh)
-    if not need_dx:
-        dx = NO_DX[dtype]
-    run, worker = _compiled_backward(dtype)
+    R, H, dtype, need_dx = len(W_h), len(db), db.dtype, dx is not None
+    size = dtype.itemsize
+    x = x if x.strides[-1] == size else _rows(x)
+    h = h if h.strides[-1] == size else _rows(h)
+    dh = dh if dh.strides[-1] == size else _rows(dh)
     order, lengths, steps = _longest_first(lengths, T, B)
     operations = 4 * steps * H * (I + R)
     turn, small = None, operations < ALONE_BELOW
@@ -430,14 +447,14 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
         turn = team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
     try:
         threads = turn.threads if turn else 1
-        plan, total = blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
-        work = _workspace(total, dtype)
+        run, worker, plan, total = _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx)
         task = run(
-            x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, need_dx, dh0,
-            order, lengths, CODES[activation], plan, work, worker.address,
+            x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db,
+            dx if need_dx else NO_DX[dtype], need_dx, dh0, order, lengths, CODES[activation], plan,
+            _workspace(total, dtype), worker,
         )  # fmt: skip
         if threads > 1:
-            team.launch(worker.address, task, threads)
+            team.launch(worker, task, threads)
     finally:
         if turn:
             turn.end()
