@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numba
@@ -370,3 +371,29 @@ def test_a_workspace_that_is_kept(monkeypatch):
     for got, want in zip(results(), expected, strict=True):
         np.testing.assert_array_equal(got, want)
     assert all(work.nbytes <= 1000 for work in vars(drivers._kept).values())
+
+
+def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
+    """Also one too large to be kept: the task that threads read lies in it."""
+    always_launch(monkeypatch.setattr)
+    seen = []
+
+    def workspace(total, dtype):
+        work = np.empty(total, dtype)
+        seen.append(weakref.ref(work))
+        return work
+
+    def launch(function, task, threads):
+        work = seen[-1]()
+        assert work is not None
+        start = work.__array_interface__["data"][0]
+        assert start <= task < start + work.nbytes
+        original(function, task, threads)
+
+    original = team.launch
+    monkeypatch.setattr(drivers, "_workspace", workspace)
+    monkeypatch.setattr(team, "launch", launch)
+    with using(2):
+        train(*draw(SHAPES[0]))
+        train_readout(*draw_readout(READOUTS[0]))
+    assert len(seen) == 4

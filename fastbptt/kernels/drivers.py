@@ -397,9 +397,10 @@ def _run_forward(params, x, h, lengths, activation):
     try:
         threads = turn.threads if turn else 1
         run, worker, plan, total = _planned_forward(B, I, H, R, dtype, threads)
+        work = _workspace(total, dtype)  # holds the task, until all threads are done with it
         task = run(
             x, W_x, W_h, b, h, order, lengths, CODES[activation], plan,
-            _workspace(total, dtype), worker,
+            work, worker,
         )  # fmt: skip
         if threads > 1:
             team.launch(worker, task, threads)
@@ -448,10 +449,11 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     try:
         threads = turn.threads if turn else 1
         run, worker, plan, total = _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx)
+        work = _workspace(total, dtype)  # holds the task, until all threads are done with it
         task = run(
             x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db,
             dx if need_dx else NO_DX[dtype], need_dx, dh0, order, lengths, CODES[activation], plan,
-            _workspace(total, dtype), worker,
+            work, worker,
         )  # fmt: skip
         if threads > 1:
             team.launch(worker, task, threads)

@@ -20,6 +20,7 @@ from fastbptt.kernels.simd import (
     multiply_add,
     offset,
     offset_bytes,
+    one_at,
     prefetch,
     put,
     store,
@@ -357,15 +358,18 @@ def gather_inputs(p, buffer, at, t, first, lo, hi):
     chunks = p.plan.x_chunks + p.plan.h_chunks
     to = offset(p.inputs, (buffer * chunks * p.plan.capacity + at) * lanes)
     where = offset(p.where, buffer * p.plan.capacity + at)
+    whole = p.I // lanes * lanes  # columns of x in vectors without the 1
+    one = one_at(p.inputs, p.I - whole)
     for r in range(lo, hi):
         b = get(p.order, first + r)
         x = row(p.x, t - 1, b)
-        for chunk in range(p.plan.x_chunks):
-            skip = chunk * lanes
-            place = offset(to, (chunk * p.plan.capacity + r) * lanes)
-            store(place, load_first(offset(x, skip), p.I - skip))
-            if chunk == p.plan.x_chunks - 1:
-                put(place, p.I - skip, 1.0)
+        place = offset(to, r * lanes)
+        for v in range(0, whole, lanes):
+            store(offset(place, v * p.plan.capacity), load(offset(x, v)))
+        end = one
+        if whole < p.I:
+            end = add(load_first(offset(x, whole), p.I - whole), one)
+        store(offset(place, whole * p.plan.capacity), end)
         if p.need_dx:
             put(where, r, (t - 1) * p.B + b)
 

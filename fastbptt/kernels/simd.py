@@ -372,6 +372,18 @@ def zeros(typingctx, p):
 
 
 @intrinsic
+def one_at(typingctx, p, lane):
+    """A vector of zeros but for a one, of the type p points to."""
+
+    def emit(context, builder, signature, args):
+        type_ = ir_vector(p.dtype)
+        none = ir.Constant(type_, [0.0] * type_.count)
+        return builder.insert_element(none, ir.Constant(type_.element, 1.0), args[1])
+
+    return VectorType(p.dtype)(p, types.intp), emit
+
+
+@intrinsic
 def add(typingctx, v, w):
     def emit(context, builder, signature, args):
         return (Vec(builder, args[0]) + Vec(builder, args[1])).value
