@@ -206,19 +206,19 @@ def backward(
     ((5, 5), (7, 2, 3), (2, 5))
     """
     T, B, I, H, dtype = checks.layer(params, x, activation)
-    checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
-    last = (B, H)
-    if not isinstance(dh, np.ndarray) or dh.shape != last:
-        checks.array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
-    else:
-        checks.array("dh", dh, dtype, last, "(B, H)")
+    plain = type(h) is type(dh) is np.ndarray and h.dtype is dh.dtype is dtype
+    if not (plain and h.shape == (T + 1, B, H) and dh.shape == (T, B, H)):
+        checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+        meaning = "(T, B, H), or (B, H) for the last state alone"
+        last_only = isinstance(dh, np.ndarray) and dh.shape == (B, H)
+        checks.array("dh", dh, dtype, (B, H) if last_only else (T, B, H), meaning)
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B)
     run = _backend(backend).backward
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
         dx = np.empty((T, B, I), dtype) if need_dx else None
-        dh0 = np.empty(last, dtype)
+        dh0 = np.empty((B, H), dtype)
     else:
         inputs = (*params, x, h, dh, lengths)
         dparams, dx, dh0 = _check_gradients(out, dtype, T, B, I, H, need_dx, inputs)
