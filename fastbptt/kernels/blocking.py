@@ -5,7 +5,7 @@ workspace each region starts, in elements.  Regions start on cache lines.
 
 Results do not depend on `threads`: it cuts rows, whose states and state gradients do not touch
 each other, and output tiles of the weight gradients, each summed in one order.  That order depends
-on `capacity` and `tile.SUM_ROWS` alone.
+on `group`, `capacity` and `tile.SUM_ROWS` alone, which shapes decide.
 """
 
 import functools

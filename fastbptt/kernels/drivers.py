@@ -46,7 +46,8 @@ from fastbptt.kernels.team import (
 # Below so many floating-point operations, 4 us of one core or more, a call stays on one thread:
 # starting others takes 2 us and more.
 ALONE_BELOW = 400_000
-# Counters that workers share: tickets drawn, and pieces of each kind that are done.
+# Counters that workers share: tickets drawn, and pieces of each kind that are done; of groups with
+# sums of their own, the second kind counts whole groups.
 TICKETS, PACKED, STATES, WEIGHTS, MET = range(5)
 
 # Sequences whose padding one ticket clears.
