@@ -24,7 +24,7 @@ LEAST_ROWS, MOST_ROWS = 512, 1024
 COUNTERS = 5  # that workers share, each in a line of its own
 CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
 # Bytes of all buffers at most; with SUMS, of the 16 MiB that a call may take.
-BUFFERS = 10 << 20
+BUFFERS = 23 << 19
 # Groups with sums of their own: so many at most, and at least where the batch has rows for them,
 # or threads would be left without one; bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
