@@ -11,7 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks lie beside the package
 
-from benchmarks import common, offline, report, rivals
+import fastbptt
+from benchmarks import common, offline, report, rivals, roofline
 
 # What a page can name that a browser would fetch from another host.
 FOREIGN = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?(?:https?:)?//""")
@@ -81,6 +82,25 @@ def test_rivals_compute_the_same(library):
     got = rivals.step(library, "5 3 2 4")()
     for name, g, e in zip(("W_x", "W_h", "b", "x"), got, expected, strict=True):
         np.testing.assert_allclose(np.asarray(g), np.asarray(e), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_parts_make_up_a_call():
+    """What roofline times one by one gives, one after the other, the results of whole calls."""
+    shape, dtype = "10 32 3 16", np.dtype("float32")  # a single time block
+    params, x, dh = common.arrays(shape)
+    forward = roofline._forward_parts(shape, dtype)
+    for part in forward.values():
+        part()
+    h = forward["states"].args[4]
+    np.testing.assert_array_equal(h, fastbptt.forward(params, x))
+
+    backward = roofline._backward_parts(shape, dtype)
+    for part in backward.values():
+        part()
+    _, _, _, h, _, _, dW_x, dW_h, db, dx, *_ = backward["nothing"].args
+    (*dparams,), dx_whole, _ = fastbptt.backward(params, x, h, dh)
+    for got, expected in zip((dW_x, dW_h, db, dx), (*dparams, dx_whole), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_operations():
