@@ -27,6 +27,7 @@ from fastbptt.kernels.loops import (
     pack_forward,
     state_gradient,
     task_type,
+    time_block,
     weight_gradient,
     weight_sums,
 )
@@ -41,13 +42,16 @@ COPIED = 64 << 20  # bytes: beyond any cache
 TANHS = 2048  # elements, in the L1 cache
 
 
-def _workers(source):
-    """Workers that do a part each."""
+STATE, WEIGHT, INPUT = range(3)
+
+
+def _forward_workers(source):
+    """Workers that do a part of a forward each."""
 
     def nothing(task, slot):
         source  # noqa: B018
 
-    def pack_for_forward(task, slot):
+    def packing(task, slot):
         source  # noqa: B018
         p = fetch(task)
         for panel in range(p.plan.panels):
@@ -59,102 +63,92 @@ def _workers(source):
         for block in range(p.plan.blocks):
             forward_block(p, block, slot)
 
-    def pack_for_backward(task, slot):
+    return nothing, packing, states
+
+
+def _backward_workers(source):
+    def nothing(task, slot):
+        source  # noqa: B018
+
+    def packing(task, slot):
         source  # noqa: B018
         p = fetch(task)
         for panel in range(p.plan.packs):
             pack_backward(p, panel)
 
-    def state_gradients(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for first in range(0, p.B, p.plan.group):
-            rows = min(p.plan.group, p.B - first)
-            steps = p.plan.capacity // rows
-            for t in range(p.T, 0, -steps):
-                state_gradient(p, 0, first, t, max(t - steps, 0) + 1, 0, 0, rows, slot)
+    def gradients(part):
+        def worker(task, slot):
+            source  # noqa: B018
+            p = fetch(task)
+            for first in range(0, p.B, p.plan.group):
+                sums, t = weight_sums(p, first // p.plan.group), p.T
+                while t > 0:
+                    low, rows, last, live = time_block(p, first, t)
+                    if part == STATE:
+                        state_gradient(p, 0, first, t, low + 1, 0, 0, live, slot)
+                    if part == WEIGHT:
+                        for unit in range(p.plan.h_panels * p.plan.parts):
+                            weight_gradient(p, sums, 0, rows, unit, t == p.T, slot)
+                    if part == INPUT:
+                        for r in range(rows):  # where dx goes: no state gradients have said it
+                            put(p.where, r, (t - 1 - r // live) * p.B + first + r % live)
+                        for unit in range(p.plan.row_parts):
+                            input_gradient(p, 0, first, rows, last, low == 0, unit, slot)
+                    t = low
 
-    def weight_gradients(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for first in range(0, p.B, p.plan.group):
-            sums, rows = weight_sums(p, first // p.plan.group), min(p.plan.group, p.B - first)
-            steps = p.plan.capacity // rows
-            for t in range(p.T, 0, -steps):
-                for unit in range(p.plan.h_panels * p.plan.parts):
-                    weight_gradient(p, sums, 0, rows * min(steps, t), unit, t == p.T, slot)
+        return worker
 
-    def input_gradients(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for first in range(0, p.B, p.plan.group):
-            rows = min(p.plan.group, p.B - first)
-            steps = p.plan.capacity // rows
-            for t in range(p.T, 0, -steps):
-                # where the rows of dx lie, for there are no state gradients that say it
-                for r in range(rows * min(steps, t)):
-                    put(p.where, r, (t - 1 - r // rows) * p.B + first + r % rows)
-                for part in range(p.plan.row_parts):
-                    input_gradient(p, 0, first, rows * min(steps, t), 0, False, part, slot)
+    return nothing, packing, gradients(STATE), gradients(WEIGHT), gradients(INPUT)
 
-    return {
-        ForwardTask: (nothing, pack_for_forward, states),
-        BackwardTask: (
-            nothing,
-            pack_for_backward,
-            state_gradients,
-            weight_gradients,
-            input_gradients,
-        ),
-    }
+
+_WORKERS = {
+    ForwardTask: _forward_workers(SOURCE),
+    BackwardTask: _backward_workers(SOURCE),
+}
 
 
 @functools.cache
-def _compiled(task, dtype):
-    """The workers of a kind of task, compiled, by name."""
-    plan = {
-        ForwardTask: lambda: blocking.forward(1, 1, 1, 1, dtype.itemsize, 1),
-        BackwardTask: lambda: blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True),
-    }[task]()[0]
-    pointed = types.CPointer(task_type(task, numba.from_dtype(dtype), numba.typeof(plan).dtype))
+def _compiled(task, dtype, plan):
+    """The workers of a kind of task, compiled; `plan` is the type of its plans."""
+    pointed = types.CPointer(task_type(task, numba.from_dtype(dtype), plan))
     compile_ = cfunc(types.void(pointed, types.intp), cache=True)
-    return {worker.__name__: compile_(worker) for worker in _workers(SOURCE)[task]}
+    return [compile_(worker) for worker in _WORKERS[task]]
 
 
 def _forward_parts(shape, dtype):
-    """Each part of a forward as a function of no arguments."""
+    """Each part of a forward as a function of no arguments, and the states they fill."""
     T, B, I, H = sizes(shape)
     (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
     h = np.zeros((T + 1, B, H), dtype)
     run, _ = drivers._compiled_forward(dtype)
     plan, total = blocking.forward(B, I, H, H, dtype.itemsize, 1)
     work, none = np.zeros(total, dtype), drivers.NO_INTS
-    return {
-        name: functools.partial(
-            run, x, W_x, W_h, b, h, none, none, 0, plan, work, worker.address
-        )
-        for name, worker in _compiled(ForwardTask, dtype).items()
-    }  # fmt: skip
+    parts = [
+        functools.partial(run, x, W_x, W_h, b, h, none, none, 0, plan, work, worker.address)
+        for worker in _compiled(ForwardTask, dtype, numba.typeof(plan).dtype)
+    ]
+    return parts, h
 
 
-def _backward_parts(shape, dtype):
+def _backward_parts(shape, dtype, h):
+    """Each part of a backward, and the gradients they fill."""
     T, B, I, H = sizes(shape)
     (W_x, W_h, _), x, dh = arrays(shape, dtype.name)
-    h = np.full((T + 1, B, H), 0.5, dtype)
     dx = np.zeros((T, B, I), dtype)
-    gradients = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
+    dparams = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
     dh0, none = np.zeros((B, H), dtype), drivers.NO_INTS
     run, _ = drivers._compiled_backward(dtype)
     small = operations(shape)[1] < drivers.ALONE_BELOW
     plan, total = blocking.backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
     work = np.zeros(total, dtype)
-    return {
-        name: functools.partial(
-            run, x, W_x, W_h, h, dh, True, *gradients, dx, True, dh0, none, none, 0, plan, work,
+    parts = [
+        functools.partial(
+            run, x, W_x, W_h, h, dh, True, *dparams, dx, True, dh0, none, none, 0, plan, work,
             worker.address,
         )
-        for name, worker in _compiled(BackwardTask, dtype).items()
-    }  # fmt: skip
+        for worker in _compiled(BackwardTask, dtype, numba.typeof(plan).dtype)
+    ]  # fmt: skip
+    return parts, (*dparams, dx, dh0)
 
 
 @njit(nogil=True)
@@ -187,8 +181,8 @@ def parts(shape, dtype):
     calls = (
         lambda: fastbptt.forward(params, x),
         lambda: fastbptt.backward(params, x, h, dh),
-        *_forward_parts(shape, dtype).values(),
-        *_backward_parts(shape, dtype).values(),
+        *_forward_parts(shape, dtype)[0],
+        *_backward_parts(shape, dtype, h)[0],
     )
     forward, backward, f0, f1, f2, b0, b1, b2, b3, b4 = take_turns(calls)
     steps, size = T * B, dtype.itemsize

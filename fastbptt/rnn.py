@@ -12,7 +12,7 @@ from fastbptt import checks
 
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
-# Up to so many elements an array of zeros takes no longer than an empty one.
+# Below so many elements an array of zeros takes no longer than an empty one.
 FEW = 1024
 _loaded: dict[str, Any] = {}
 

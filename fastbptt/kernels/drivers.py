@@ -286,7 +286,8 @@ def _filled(dtype, ndim):
     return types.Array(numba.from_dtype(dtype), ndim, "C")
 
 
-_compiling, _alive = threading.Lock(), []
+_compiling = threading.Lock()
+_alive = []  # what owns the machine code that entry points and addresses lead to
 _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
 
 
@@ -350,7 +351,10 @@ NO_DH0 = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 
 
 def _rows(a):
-    """An array with gaps between elements, or a copy with whole rows to read vectors from."""
+    """A copy with whole rows to read vectors from, for an array whose elements lie apart.
+
+    As it is where a row has but one.  Callers look at the stride first: most arrays need no call.
+    """
     return a if a.shape[-1] == 1 else np.ascontiguousarray(a)
 
 

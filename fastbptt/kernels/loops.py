@@ -416,14 +416,12 @@ def state_gradient(p, buffer, first, t_from, t_to, before, lo, hi, slot):
             panel += take
             for q in range(count):
                 goes = q < tiles_going
-                if goes:
-                    r = lo + split(going - lo, tiles_going, q)
-                    m = lo + split(going - lo, tiles_going, q + 1) - r
-                else:
-                    rows, parts = last - going, count - tiles_going
-                    r = going + split(rows, parts, q - tiles_going)
-                    m = going + split(rows, parts, q - tiles_going + 1) - r
-                k = p.H if goes else 0
+                begin, rows, parts, part, k = lo, going - lo, tiles_going, q, p.H
+                if not goes:
+                    begin, rows, parts, k = going, last - going, count - tiles_going, 0
+                    part = q - tiles_going
+                r = begin + split(rows, parts, part)
+                m = begin + split(rows, parts, part + 1) - r
                 b = offset(start, width)
                 tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
                 enters = p.every_step or not goes
@@ -488,11 +486,11 @@ def add_sums(p, groups, part):
         if r > p.I:
             to = offset(p.dW_h, (r - p.I - 1) * p.H)
         for v in range(0, p.H, lanes):
-            total = zeros(p.sums)
+            gradient = zeros(p.sums)
             for group in range(groups):
                 own = offset(p.sums, (group * rows + r) * p.H + v)
-                total = add(total, load_first(own, p.H - v))
-            store_first(offset(to, v), total, p.H - v)
+                gradient = add(gradient, load_first(own, p.H - v))
+            store_first(offset(to, v), gradient, p.H - v)
 
 
 @inlined
