@@ -18,6 +18,7 @@ from numba import cfunc, njit, types
 import fastbptt
 from fastbptt.kernels import blocking, drivers
 from fastbptt.kernels.activation import activate
+from fastbptt.kernels.compiling import SOURCE
 from fastbptt.kernels.loops import (
     BackwardTask,
     ForwardTask,
@@ -32,7 +33,7 @@ from fastbptt.kernels.loops import (
     weight_sums,
 )
 from fastbptt.kernels.simd import LANES, load, offset, pointer, put, store
-from fastbptt.kernels.team import SOURCE, fetch
+from fastbptt.kernels.team import fetch
 
 from .common import SHAPES, arrays, operations, sizes, take_turns
 from .peak import burner

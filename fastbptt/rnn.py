@@ -3,12 +3,12 @@
 A backend is a module that exports the functions of :mod:`fastbptt.reference`.
 """
 
-import importlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbptt import checks
+from fastbptt.uninterrupted import import_whole
 
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
@@ -323,7 +323,7 @@ def _backend(name):
     except (KeyError, TypeError):
         pass
     checks.one_of("backend", name, BACKENDS)
-    return _loaded.setdefault(name, importlib.import_module(BACKENDS[name]))
+    return _loaded.setdefault(name, import_whole(BACKENDS[name]))
 
 
 def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):

@@ -57,9 +57,9 @@ folder = pathlib.Path(sys.argv[1])
 def digest():
     for name in [name for name in sys.modules if name.split(".")[0] == "fastbptt"]:
         del sys.modules[name]
-    from fastbptt.kernels import team
-    assert folder in pathlib.Path(team.__file__).parents, team.__file__
-    return team.SOURCE
+    from fastbptt.kernels import compiling
+    assert folder in pathlib.Path(compiling.__file__).parents, compiling.__file__
+    return compiling.SOURCE
 
 found = {"": digest()}
 for path in sorted(folder.rglob("kernels/*.py")):
@@ -159,3 +159,172 @@ def test_an_unwritable_cache_costs_one_warning(tmp_path):
     assert "NUMBA_CACHE_DIR" in found["warnings"][0]
     assert any("forward" in name for name in found["compiled"])
     assert found["error"] < 1e-5
+
+
+# Files that are not as they were written
+
+
+def kernels_of(cache):
+    return sorted(Path(cache).rglob("*.kernel"))
+
+
+def launcher_of(cache):
+    """The parallel loop's file: it takes the least time to compile."""
+    (path,) = [path for path in kernels_of(cache) if "launch" in path.name]
+    return path
+
+
+@pytest.fixture
+def copied(cached, tmp_path):
+    """The package, a copy of its cache to do harm to, and what the first process printed."""
+    package, cache, first = cached
+    copy = tmp_path / "cache"
+    shutil.copytree(cache, copy)
+    return package, copy, first
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: content[:-5000] + bytes([content[-5000] ^ 4]) + content[-4999:],
+        lambda content: bytes([content[0] ^ 1]) + content[1:],
+    ],
+    ids=["empty", "half", "cut", "bit", "digest"],
+)
+def test_a_damaged_file_costs_one_warning_and_is_replaced(damage, copied):
+    package, cache, first = copied
+    path = launcher_of(cache)
+    path.write_bytes(damage(path.read_bytes()))
+    found = run(PROGRAM, package, "warmup", "backward", NUMBA_CACHE_DIR=str(cache))
+    assert found["warnings"] == [
+        f"fastbptt compiles what it cannot keep on disk or read from there: {path} is damaged"
+    ]
+    assert found["compiled"]
+    assert all(name.startswith(("_launcher", "__numba_parfor")) for name in found["compiled"])
+    assert found["error"] == first["error"]
+    again = run(PROGRAM, package, "warmup", "backward", NUMBA_CACHE_DIR=str(cache))
+    assert (again["compiled"], again["warnings"]) == ([], [])
+
+
+def test_every_file_damaged(copied):
+    """No wrong number, and still one warning."""
+    package, cache, _ = copied
+    for path in kernels_of(cache):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    found = run(PROGRAM, package, NUMBA_CACHE_DIR=str(cache))
+    assert len(found["warnings"]) == 1
+    assert any("forward" in name for name in found["compiled"])
+    assert found["error"] < 1e-5
+
+
+def test_a_file_that_cannot_be_read(copied):
+    package, cache, first = copied
+    path = launcher_of(cache)
+    path.unlink()
+    path.mkdir()
+    found = run(PROGRAM, package, "warmup", "backward", NUMBA_CACHE_DIR=str(cache))
+    (warning,) = found["warnings"]
+    assert f"{path} cannot be read" in warning
+    assert "NUMBA_CACHE_DIR" not in warning
+    assert found["error"] == first["error"]
+
+
+# Writing to any file of the cache fails as on a full disk.
+FULL = """
+import builtins, errno, io, os
+
+def full(path, mode="r", *args, _open=io.open, **kwargs):
+    if "cache" in str(path) and "b" in mode and ("w" in mode or "x" in mode):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return _open(path, mode, *args, **kwargs)
+
+builtins.open = full
+"""
+
+
+def test_a_full_disk_costs_one_warning(copied):
+    """Which names a file, and does not advise to set a directory."""
+    package, cache, first = copied
+    launcher_of(cache).unlink()
+    before = kernels_of(cache)
+    found = run(FULL + PROGRAM, package, "warmup", "backward", NUMBA_CACHE_DIR=str(cache))
+    (warning,) = found["warnings"]
+    assert "No space left on device" in warning
+    assert str(cache) in warning
+    assert "NUMBA_CACHE_DIR" not in warning
+    assert found["error"] == first["error"]
+    assert kernels_of(cache) == before
+    assert not list(cache.rglob("*.part"))
+
+
+def test_the_vectors_are_part_of_the_key(cached):
+    """Also where nothing that Numba looks at tells of them, as where a hypervisor hides some."""
+    package, cache, _ = cached
+    program = """
+import importlib, json
+from fastbptt.kernels import compiling, simd
+
+found = [compiling.SOURCE]
+width, fused = simd.target()
+for other in ((width, fused), (width // 2, fused), (width, not fused)):
+    simd.target = lambda: other
+    found.append(importlib.reload(compiling).SOURCE)
+print(json.dumps(found))
+"""
+    found = run(program, package, NUMBA_CACHE_DIR=cache)
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_fork_while_another_thread_compiles(tmp_path):
+    """The child does not wait for a thread it has not got: an error says so, and what to do."""
+    program = """
+import json, os, threading, time
+import numpy as np, fastbptt
+from numba.core import event
+
+params = fastbptt.init_params(3, 5, seed=0)
+x = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
+found, compiling = [], threading.Event()
+
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiling.set()
+
+    def on_end(self, event):
+        pass
+
+def in_a_child():
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = fastbptt.forward(params, x).tobytes().hex()
+        except RuntimeError as error:
+            answer = str(error)
+        os.write(write, answer.encode())
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.read(read, 1 << 16).decode()
+
+event.register("numba:run_pass", Listener())
+thread = threading.Thread(target=lambda: found.append(fastbptt.forward(params, x)))
+thread.start()
+compiling.wait()
+during = in_a_child()
+thread.join()
+after = in_a_child()
+print(json.dumps([during, after[0], after[1] == found[0].tobytes().hex()]))
+"""
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    package = copy_package(tmp_path)
+    found = run(program, package, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    (status, message), *after = found
+    assert status == 0
+    assert "call fastbptt.warmup() before" in message
+    assert after == [0, True]

@@ -6,8 +6,11 @@
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +26,7 @@ import pytest
 import fastbptt
 from fastbptt import Params
 from fastbptt.kernels import drivers, team
+from fastbptt.kernels.simd import float_modes, set_float_modes
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer; two groups of sequences with sums of their own, fewer
@@ -103,7 +107,7 @@ def launches(monkeypatch):
 
     def launch(function, task, threads):
         found.append(threads)
-        original(function, task, threads)
+        return original(function, task, threads)
 
     original = team.launch
     monkeypatch.setattr(team, "launch", launch)
@@ -201,7 +205,6 @@ def test_the_number_of_threads_stays(threads):
     with using(threads), pytest.raises(ValueError, match="lengths"):
         fastbptt.forward(*draw(SHAPES[0])[:2], lengths=[99])
     turn = team.Turn(("test",), 1, team.PACED_BELOW)
-    turn.end()
     assert turn.threads == numba.get_num_threads()  # nobody is left who launches
 
 
@@ -287,6 +290,220 @@ if __name__ == "__main__":
     assert found == [[[expected, True]] * 2, [0] * 2, expected]
 
 
+# Calls in the middle of a call
+
+
+@contextlib.contextmanager
+def handling(handler):
+    """SIGUSR1 calls a function for a while."""
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: handler())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def halves(case):
+    """forward and backward of a case, each as a function of no arguments that returns a list."""
+    params, x, dh, options = case
+    h = fastbptt.forward(params, x, **options)
+
+    def backward():
+        dparams, dx, dh0 = fastbptt.backward(params, x, h, dh, **options)
+        return [*dparams, dx, dh0]
+
+    return {"forward": lambda: [fastbptt.forward(params, x, **options)], "backward": backward}
+
+
+@pytest.fixture
+def keeping(monkeypatch):
+    """Workspaces are kept from call to call, as where no test forbids it."""
+    monkeypatch.setattr(drivers, "KEPT", 32 << 20)
+    monkeypatch.setattr(drivers, "_kept", threading.local())
+    always_launch(monkeypatch.setattr)
+
+
+posix = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals")
+
+
+@posix
+@pytest.mark.parametrize("inner", ["forward", "backward"])
+@pytest.mark.parametrize("outer", ["forward", "backward"])
+def test_a_signal_handler_that_calls(outer, inner, keeping, monkeypatch):
+    """Between the task's being written and its being launched: it is still there afterwards."""
+    outside, inside = halves(draw(SHAPES[0]))[outer], halves(draw(SHAPES[4]))[inner]
+    expected, found = (digest(outside()), digest(inside())), []
+    original = team.launch
+
+    def launch(function, task, threads):
+        monkeypatch.setattr(team, "launch", original)
+        signal.raise_signal(signal.SIGUSR1)
+        return original(function, task, threads)
+
+    with using(2):
+        for _ in range(2):
+            digest(outside())  # leaves a workspace large enough for either
+            monkeypatch.setattr(team, "launch", launch)
+            with handling(lambda: found.append(digest(inside()))):
+                found.append(digest(outside()))
+    assert found == [expected[1], expected[0]] * 2
+
+
+def interrupted_calls(call, at, act):
+    """Call again and again, each time acting `at` instructions later; True once it came too late.
+
+    `act` runs in a trace function: like a signal handler's, its code comes between two
+    instructions of the package's, and what it raises is raised there.
+    """
+    left = at
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if "fastbptt" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                act()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return left > 0
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_a_call_between_any_two_instructions(name, keeping):
+    call, inner = (halves(draw(SHAPES[i]))[name] for i in (0, 4))
+    results, found = [], []
+    with using(2):
+        expected, inside = digest(call()), digest(inner())
+        for at in range(1, 100_000, 3):
+            late = interrupted_calls(
+                lambda: results.append(digest(call())), at, lambda: found.append(digest(inner()))
+            )
+            if late:
+                break
+    assert set(results) == {expected}
+    assert len(found) == len(results) - 1 > 50
+    assert set(found) == {inside}
+
+
+class Raised(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_an_exception_between_any_two_instructions(name, keeping, launches):
+    """The next call has threads again, and the same bits."""
+    call = halves(draw(SHAPES[0]))[name]
+
+    def fail():
+        raise Raised
+
+    with using(2):
+        expected = digest(call())
+        for at in range(1, 100_000, 3):
+            try:
+                if interrupted_calls(call, at, fail):
+                    break
+            except Raised:
+                launches.clear()
+                assert digest(call()) == expected
+                assert launches == [2]
+    assert at > 150
+
+
+@posix
+def test_training_under_a_storm_of_signals(keeping):
+    """A handler that calls predict, a millisecond after its last call, in the midst of fit."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 40, 5)), rng.standard_normal(64)
+    calls = []
+
+    def train_model():
+        model = fastbptt.RNN(5, 33, 1, seed=0)
+        fastbptt.fit(model, x, y, epochs=15, progress=False, seed=0)
+        return model.network.vector
+
+    other = fastbptt.RNN(5, 40, 1, seed=1)
+    expected, predicted = train_model(), other.predict(x)
+    training = True
+
+    def handler(number, frame):
+        calls.append(other.predict(x).tobytes())
+        if training:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    try:
+        found = train_model()
+    finally:
+        training = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    np.testing.assert_array_equal(found, expected)
+    assert set(calls) == {predicted.tobytes()}
+
+
+def test_who_comes_second_works_alone(launches, monkeypatch):
+    """Whether that shows before the call plans for threads, or only when it is about to launch."""
+    case = draw(SHAPES[0])
+    expected = digest(train(*case))
+    with using(2):
+        launches.clear()
+        team._claim.value = 1
+        try:
+            assert digest(train(*case)) == expected
+        finally:
+            team._claim.value = 0
+        assert launches == []
+
+        def launch(function, task, threads):
+            team._claim.value = 1
+            try:
+                found = original(function, task, threads)
+                assert not found
+                assert team._claim.value == 1  # who did not set it does not clear it
+                return found
+            finally:
+                team._claim.value = 0
+
+        original = team.launch
+        monkeypatch.setattr(team, "launch", launch)
+        assert digest(train(*case)) == expected
+        assert launches == [2, 2]
+
+
+def test_a_threading_layer_that_is_missing(tmp_path):
+    """Every call that wants threads says so, not the first one only."""
+    program = """
+import json, numba, fastbptt, test_threads
+errors = []
+case = test_threads.draw(test_threads.SHAPES[0])
+for _ in range(3):
+    try:
+        test_threads.train(*case)
+    except ValueError as error:
+        errors.append(str(error))
+print(json.dumps(errors))
+"""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numba.np.ufunc.tbbpool")
+        pytest.skip("Numba has tbb here")
+    errors = run(program, tmp_path, NUMBA_THREADING_LAYER="tbb", NUMBA_NUM_THREADS="2")
+    assert len(errors) == 3
+    assert "threading layer" in errors[0]
+    assert len(set(errors)) == 1
+
+
 # What calls leave behind
 
 
@@ -312,6 +529,52 @@ def test_subnormals_in_workers_and_afterwards(threads, launches):
             np.testing.assert_array_equal(dx, x)
             assert subnormals_survive()
     assert len(launches) == (4 if threads == 2 else 0)
+
+
+@numba.njit
+def exchange_modes(modes):
+    """Set this thread's floating-point modes; return those before."""
+    before = float_modes()  # pyright: ignore[reportCallIssue]
+    set_float_modes(modes)  # pyright: ignore[reportCallIssue]
+    return before
+
+
+# Flush results to zero, and take subnormal inputs for zero.
+FLUSH = {"x86_64": 0x8040, "AMD64": 0x8040, "aarch64": 1 << 24, "arm64": 1 << 24}
+
+
+@pytest.mark.skipif(platform.machine() not in FLUSH, reason="other modes")
+def test_threads_have_the_modes_of_the_caller():
+    """Those it has now, not those it had when they started: here it flushes subnormals to zero."""
+    T, B, H = 2, 301, 33
+    rng = np.random.default_rng(0)
+    x = (rng.integers(-(1 << 24), 1 << 24, (T, B, H)) * 2.0**-149).astype(np.float32)
+    eye, zeros = np.eye(H, dtype=np.float32), np.zeros((H, H), np.float32)
+    params = Params(eye, zeros, zeros[0])
+
+    def results():
+        h = fastbptt.forward(params, x, activation="identity")
+        dparams, dx, dh0 = fastbptt.backward(params, x, h, x, activation="identity")
+        return [h, *dparams, dx, dh0]
+
+    with using(1):
+        kept = digest(results())
+    with using(2):
+        assert digest(results()) == kept
+    modes = exchange_modes(0)
+    exchange_modes(modes | FLUSH[platform.machine()])
+    try:
+        with using(1):
+            flushed = digest(results())
+        with using(2):
+            found = {digest(results()) for _ in range(20)}
+    finally:
+        exchange_modes(modes)
+    assert found == {flushed}
+    assert flushed != kept
+    with using(2):
+        assert digest(results()) == kept
+    assert subnormals_survive()
 
 
 def test_the_rounding_mode_stays():
@@ -388,10 +651,10 @@ def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
         assert work is not None
         start = work.__array_interface__["data"][0]
         assert start <= task < start + work.nbytes
-        original(function, task, threads)
+        return original(function, task, threads)
 
     original = team.launch
-    monkeypatch.setattr(drivers, "_workspace", workspace)
+    monkeypatch.setattr(drivers, "_take_workspace", workspace)
     monkeypatch.setattr(team, "launch", launch)
     with using(2):
         train(*draw(SHAPES[0]))

@@ -5,11 +5,12 @@ import threading
 
 import numba
 import numpy as np
-from numba import cfunc, njit, types
+from numba import types
 from numba.core import config
 
-from fastbptt.kernels import blocking, team
+from fastbptt.kernels import blocking, compiling, team
 from fastbptt.kernels.activation import CODES
+from fastbptt.kernels.compiling import SOURCE, inlined
 from fastbptt.kernels.loops import (
     BackwardTask,
     ForwardTask,
@@ -17,7 +18,6 @@ from fastbptt.kernels.loops import (
     add_sums,
     fill_rows,
     forward_block,
-    inlined,
     input_gradient,
     pack_backward,
     pack_forward,
@@ -31,7 +31,6 @@ from fastbptt.kernels.loops import (
 )
 from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
 from fastbptt.kernels.team import (
-    SOURCE,
     address,
     call,
     counter,
@@ -42,6 +41,7 @@ from fastbptt.kernels.team import (
     settle,
     wait,
 )
+from fastbptt.uninterrupted import computed_once
 
 # Below so many floating-point operations, 4 us of one core or more, a call stays on one thread:
 # starting others takes 2 us and more.
@@ -286,7 +286,6 @@ def _filled(dtype, ndim):
     return types.Array(numba.from_dtype(dtype), ndim, "C")
 
 
-_compiling = threading.Lock()
 _alive = []  # what owns the machine code that entry points and addresses lead to
 _INTS, _SIZE, _FLAG = types.Array(types.int64, 1, "C"), types.intp, types.boolean
 
@@ -301,15 +300,14 @@ def _compile(entry, worker, task, dtype, plan, arrays):
     plan = numba.typeof(plan)
     task = types.CPointer(task_type(task, numba.from_dtype(dtype), plan.dtype))
     rest = _INTS, _INTS, _SIZE, plan, _filled(dtype, 1), _SIZE
-    with _compiling:  # who comes second loads what the first has compiled
-        compiled = team.compile_cached(cfunc, types.void(task, _SIZE), worker)
-        run = team.compile_cached(njit, (*arrays, *rest), entry, nogil=True)
+    compiled = compiling.compile_callback(types.void(task, _SIZE), worker)
+    run = compiling.compile_function((*arrays, *rest), entry, nogil=True)
     (only,) = run.overloads.values()
     _alive.extend((run, compiled))
     return only.entry_point, compiled.address
 
 
-@functools.cache
+@computed_once
 def _compiled_forward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = in_(3), in_(2), in_(2), in_(1), out(3)
@@ -317,7 +315,7 @@ def _compiled_forward(dtype):
     return _compile(_forward, _forward_worker, ForwardTask, dtype, plan, arrays)
 
 
-@functools.cache
+@computed_once
 def _compiled_backward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = (in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG,
@@ -329,17 +327,22 @@ def _compiled_backward(dtype):
 @functools.lru_cache(maxsize=1024)
 def _planned_forward(B, I, H, R, dtype, threads):
     """What a forward call needs: entry point, worker, plan, elements of its workspace."""
-    return (*_compiled_forward(dtype), *blocking.forward(B, I, H, R, dtype.itemsize, threads))
+    compiled = _compiled_forward(dtype)
+    compiling.warn_of_troubles()
+    return (*compiled, *blocking.forward(B, I, H, R, dtype.itemsize, threads))
 
 
 @functools.lru_cache(maxsize=1024)
 def _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx):
     plan = blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
-    return (*_compiled_backward(dtype), *plan)
+    compiled = _compiled_backward(dtype)
+    compiling.warn_of_troubles()
+    return (*compiled, *plan)
 
 
-# Bytes of workspace that a thread keeps from call to call, at most.  New memory costs time where it
+# Bytes of workspace that a thread keeps between calls, at most.  New memory costs time where it
 # is touched first, a third of a call of 5 ms when malloc returns it to the system every time.
+# While a call has it nobody keeps it: a signal handler's call in the middle finds none.
 KEPT = 32 << 20
 _kept = threading.local()
 
@@ -358,14 +361,16 @@ def _rows(a):
     return a if a.shape[-1] == 1 else np.ascontiguousarray(a)
 
 
-def _workspace(total, dtype):
-    """Memory for a call: this thread's last one's, if it is large enough."""
-    work = getattr(_kept, dtype.char, None)
-    if work is None or len(work) < total:
-        work = np.empty(total, dtype)
-        if work.nbytes <= KEPT:
-            setattr(_kept, dtype.char, work)
-    return work
+def _take_workspace(total, dtype):
+    """Memory for a call: what this thread keeps, if it is large enough."""
+    work = _kept.__dict__.pop(dtype.char, None)
+    return np.empty(total, dtype) if work is None or len(work) < total else work
+
+
+def _keep_workspace(work):
+    """Keep a call's memory for this thread's next one."""
+    if work.nbytes <= KEPT:
+        _kept.__dict__[work.dtype.char] = work
 
 
 def _longest_first(lengths, T, B):
@@ -399,19 +404,16 @@ def _run_forward(params, x, h, lengths, activation):
     turn = None
     if operations >= ALONE_BELOW:
         turn = team.Turn(("forward", B if R else 0, I, H, dtype), steps, operations)
-    try:
-        threads = turn.threads if turn else 1
-        run, worker, plan, total = _planned_forward(B, I, H, R, dtype, threads)
-        work = _workspace(total, dtype)  # holds the task, until all threads are done with it
-        task = run(
-            x, W_x, W_h, b, h, order, lengths, CODES[activation], plan,
-            work, worker,
-        )  # fmt: skip
-        if threads > 1:
-            team.launch(worker, task, threads)
-    finally:
-        if turn:
-            turn.end()
+    threads = turn.threads if turn else 1
+    run, worker, plan, total = _planned_forward(B, I, H, R, dtype, threads)
+    work = _take_workspace(total, dtype)  # holds the task, until all threads are done with it
+    task = run(
+        x, W_x, W_h, b, h, order, lengths, CODES[activation], plan,
+        work, worker,
+    )  # fmt: skip
+    if turn:
+        turn.end(worker, task)
+    _keep_workspace(work)
 
 
 def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
@@ -451,20 +453,17 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     turn, small = None, operations < ALONE_BELOW
     if not small:
         turn = team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
-    try:
-        threads = turn.threads if turn else 1
-        run, worker, plan, total = _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx)
-        work = _workspace(total, dtype)  # holds the task, until all threads are done with it
-        task = run(
-            x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db,
-            dx if need_dx else NO_DX[dtype], need_dx, dh0, order, lengths, CODES[activation], plan,
-            work, worker,
-        )  # fmt: skip
-        if threads > 1:
-            team.launch(worker, task, threads)
-    finally:
-        if turn:
-            turn.end()
+    threads = turn.threads if turn else 1
+    run, worker, plan, total = _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx)
+    work = _take_workspace(total, dtype)  # holds the task, until all threads are done with it
+    task = run(
+        x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db,
+        dx if need_dx else NO_DX[dtype], need_dx, dh0, order, lengths, CODES[activation], plan,
+        work, worker,
+    )  # fmt: skip
+    if turn:
+        turn.end(worker, task)
+    _keep_workspace(work)
 
 
 def warmup(dtype):
@@ -472,3 +471,4 @@ def warmup(dtype):
     _compiled_forward(dtype)
     _compiled_backward(dtype)
     team.warmup()
+    compiling.warn_of_troubles()

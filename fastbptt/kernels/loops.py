@@ -6,9 +6,10 @@ comments count elements; NR columns make a panel, the last one padded with zeros
 
 from typing import NamedTuple, get_type_hints
 
-from numba import njit, types
+from numba import types
 
 from fastbptt.kernels.activation import activate, slope
+from fastbptt.kernels.compiling import inlined
 from fastbptt.kernels.simd import (
     ITEMSIZE,
     LANES,
@@ -65,10 +66,6 @@ def task_type(task, dtype, plan):
         kinds[Matrix] = task_type(Matrix, dtype, plan)
     fields = [kinds[hint] for hint in get_type_hints(task).values()]
     return types.NamedTuple(fields, task)
-
-
-# Every function becomes part of the worker that uses it before Numba compiles that, once.
-inlined = njit(inline="always")
 
 
 @inlined

@@ -200,6 +200,17 @@ def pointer(typingctx, array):
 
 
 @intrinsic
+def pointer_to(typingctx, address, dtype):
+    """Pointer to elements of a type at an address, an integer."""
+    to = types.CPointer(dtype.dtype)
+
+    def emit(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(to))
+
+    return to(address, dtype), emit
+
+
+@intrinsic
 def offset(typingctx, p, n):
     """p + n elements."""
 
@@ -448,13 +459,34 @@ def read_counter(typingctx, p):
 
 
 @intrinsic
+def take(typingctx, p):
+    """Whether the flag at p was 0; it is 1 now."""
+
+    def emit(context, builder, signature, args):
+        found = builder.cmpxchg(args[0], INT64(0), INT64(1), "acq_rel", "acquire")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(p), emit
+
+
+@intrinsic
+def give_back(typingctx, p):
+    """Set the flag at p to 0.  Orders all earlier writes before it."""
+
+    def emit(context, builder, signature, args):
+        builder.store_atomic(INT64(0), args[0], "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(p), emit
+
+
+@intrinsic
 def pause(typingctx):
     """Tell the core that this is a spinning loop."""
 
     def emit(context, builder, signature, args):
-        machine = llvm.get_process_triple().split("-")[0]
         kind = ir.FunctionType(ir.VoidType(), [])
-        if machine == "x86_64":
+        if _architecture() == "x86_64":
             builder.call(
                 cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), []
             )
@@ -465,7 +497,7 @@ def pause(typingctx):
 
 @intrinsic
 def give_way(typingctx):
-    """Let another thread run on this core, if one waits for it."""
+    """Offer this core to another thread that is ready to run on it."""
 
     def emit(context, builder, signature, args):
         if hasattr(os, "sched_yield"):
@@ -474,3 +506,64 @@ def give_way(typingctx):
         return context.get_dummy_value()
 
     return types.void(), emit
+
+
+@intrinsic
+def sleep(typingctx, microseconds):
+    """Leave this core to whoever wants it for a while."""
+
+    def emit(context, builder, signature, args):
+        if hasattr(os, "sched_yield"):
+            kind = ir.FunctionType(INT32, [INT32])
+            usleep = cgutils.get_or_insert_function(builder.module, kind, "usleep")
+            builder.call(usleep, [builder.trunc(args[0], INT32)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+# The floating-point modes of a thread: rounding, and whether subnormals count as zero.
+
+
+def _architecture():
+    return llvm.get_process_triple().split("-")[0]
+
+
+@intrinsic
+def float_modes(typingctx):
+    """This thread's modes, as a number."""
+
+    def emit(context, builder, signature, args):
+        if _architecture() == "x86_64":
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+            store = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr")
+            place = cgutils.alloca_once(builder, INT32)
+            builder.call(store, [builder.bitcast(place, ir.IntType(8).as_pointer())])
+            return builder.zext(builder.load(place), INT64)
+        if _architecture() in ("aarch64", "arm64"):
+            kind = ir.FunctionType(INT64, [])
+            read = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.get.fpcr")
+            return builder.call(read, [])
+        return INT64(0)
+
+    return types.int64(), emit
+
+
+@intrinsic
+def set_float_modes(typingctx, modes):
+    """Give this thread the modes that `float_modes` told, of this or another thread."""
+
+    def emit(context, builder, signature, args):
+        if _architecture() == "x86_64":
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+            load = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.ldmxcsr")
+            place = cgutils.alloca_once(builder, INT32)
+            builder.store(builder.trunc(args[0], INT32), place)
+            builder.call(load, [builder.bitcast(place, ir.IntType(8).as_pointer())])
+        if _architecture() in ("aarch64", "arm64"):
+            kind = ir.FunctionType(ir.VoidType(), [INT64])
+            write = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.set.fpcr")
+            builder.call(write, [args[0]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit

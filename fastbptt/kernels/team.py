@@ -8,72 +8,49 @@ done by however many workers really run, one included.
 There is a single parallel loop in the package, in `_launcher`, and it calls workers by their
 address.  It starts from Python only, one launch at a time in a process: the workqueue layer aborts
 when two threads launch at once, and GNU OpenMP does not survive a fork.  Who cannot launch works
-alone, with the same results to the bit.
+alone, with the same results to the bit.  Whether somebody is launching is a flag that compiled code
+sets and clears in one call, between whose instructions no signal handler runs and no exception
+arises.
 """
 
+import ctypes
 import functools
-import hashlib
 import os
 import sys
-import threading
 import time
-import warnings
-from pathlib import Path
 
 import numba
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from fastbptt.kernels.blocking import CPU_WORDS
-from fastbptt.kernels.loops import inlined
+from fastbptt.kernels.compiling import SOURCE, compile_function, inlined
 from fastbptt.kernels.simd import (
     INT64,
     fetch_add,
+    float_modes,
     get,
+    give_back,
     give_way,
     offset,
     pause,
+    pointer_to,
     put,
     read_counter,
+    set_float_modes,
+    sleep,
+    take,
 )
-
-# Digest of all that shapes machine code.  Numba's disk cache sees edits in a function's own file
-# only; a compiled entry point that holds this number in a closure is compiled anew after an edit
-# in any file here.
-SOURCE = int.from_bytes(
-    hashlib.sha256(
-        b"".join(
-            b"%s %d\n%s" % (path.name.encode(), path.stat().st_size, path.read_bytes())
-            for path in sorted(Path(__file__).parent.glob("*.py"))
-        )
-    ).digest()[:7]
-)
+from fastbptt.uninterrupted import computed_once
 
 SPINS = 500  # before a waiting thread offers its core to others
-OFFERS = 100  # before a thread goes to wait at the end of the parallel loop
-FOR_EVER = 1 << 62  # offers
+# Offers before it goes to sleep, or to wait at the end of the parallel loop.  Each may cost it a
+# turn of some milliseconds of every other thread that wants the core.
+OFFERS = 20
+NAP = 50  # microseconds
 # Up to so many operations a call is short, some milliseconds, and timed for `Pace`.
 PACED_BELOW = 2_000_000_000
-
-_warned = False
-
-
-def compile_cached(decorator, signature, function, **options):
-    """`njit` or `cfunc` with the disk cache; without, after one warning, where none is writable."""
-    global _warned
-    try:
-        return decorator(signature, cache=True, **options)(function)
-    except RuntimeError as error:
-        if not _warned:
-            _warned = True
-            warnings.warn(
-                f"fastbptt compiles its kernels in every process: {error}. "
-                "Set NUMBA_CACHE_DIR to a writable directory to keep them.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return decorator(signature, **options)(function)
 
 
 @intrinsic
@@ -184,18 +161,20 @@ def draw(tickets, slot):
 
 
 @inlined
-def wait(counter, count, offers=FOR_EVER):
+def wait(counter, count):
     """Until the counter has reached count.
 
     Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
     very core, as where another library's idle threads spin on the other ones; so it is offered,
-    `offers` times at most.
+    and then left.
     """
     turns = 0
-    while read_counter(counter) < count and turns < SPINS + offers:
+    while read_counter(counter) < count:
         pause()
         turns += 1
-        if turns > SPINS:
+        if turns > SPINS + OFFERS:
+            sleep(NAP)
+        elif turns > SPINS:
             give_way()
 
 
@@ -205,10 +184,17 @@ def meet(counter, threads):
 
     The end of the parallel loop waits too, but OpenMP spins there and never gives way: a worker
     that has yet to start on the same core would start with the next tick, milliseconds later.
-    Not for ever, since a thread may have been given several slots, one after the other.
+    Not for ever, since a thread may have been given several slots, one after the other; and once
+    for all of them.
     """
     fetch_add(counter, 1)
-    wait(counter, threads, OFFERS)
+    turns = 0
+    while read_counter(counter) < threads and turns < SPINS + OFFERS:
+        pause()
+        turns += 1
+        if turns > SPINS:
+            give_way()
+    fetch_add(counter, threads)
 
 
 @inlined
@@ -218,28 +204,43 @@ def counter(counters, number):
 
 
 def _launcher(source):
-    def launch(function, task, threads):
+    def launch(claim, worker, task, threads):
+        """Run a worker in so many slots and wait for all; alone, where somebody else is launching.
+
+        The threads compute in the floating-point modes of the caller.
+        """
         source  # noqa: B018  part of the cache key
+        flag = pointer_to(claim, types.int64)
+        if not take(flag):
+            call(worker, task, 0)
+            return False
+        modes = float_modes()
         for slot in prange(threads):
-            call(function, task, slot)
+            own = float_modes()
+            set_float_modes(modes)
+            call(worker, task, slot)
+            set_float_modes(own)
+        give_back(flag)
+        return True
 
     return launch
 
 
-@functools.cache
+@computed_once
 def _compiled_launch():
+    numba.get_num_threads()  # starts Numba's threads
     size = types.intp
-    return compile_cached(njit, (size, size, size), _launcher(SOURCE), parallel=True, nogil=True)
+    return compile_function((size, size, size, size), _launcher(SOURCE), parallel=True, nogil=True)
 
 
-_launching = threading.Lock()
+_claim = ctypes.c_int64(0)  # 1 while somebody is launching
 _forked = False
 
 
 def _in_child():
-    global _forked, _launching
+    global _forked
     _forked = True
-    _launching = threading.Lock()  # the parent may have held it
+    _claim.value = 0  # whoever was launching stayed with the parent
 
 
 if hasattr(os, "register_at_fork"):
@@ -286,32 +287,35 @@ def _pace(kind):
 
 
 class Turn:
-    """A call's claim to threads: Numba's setting if nobody else is launching, else one.
+    """How many threads a call may have: Numba's setting, or one where others are launching.
 
     `kind` says which calls cost the same for each of their `steps`.
     """
 
     def __init__(self, kind, steps, operations):
         self.pace = _pace(kind) if operations < PACED_BELOW else None
-        self.steps, self.threads = steps, 1
-        if not (_forked or (self.pace and self.pace.wants_alone())):
-            self.lock = _launching
-            if self.lock.acquire(blocking=False):
-                self.threads = numba.get_num_threads()
-                if self.threads == 1:
-                    self.lock.release()
+        self.steps = steps
+        if _forked or _claim.value or (self.pace and self.pace.wants_alone()):
+            self.threads = 1
+        else:
+            _compiled_launch()
+            self.threads = numba.get_num_threads()
         self.started = time.perf_counter()
 
-    def end(self):
-        if self.threads > 1:
-            self.lock.release()
+    def end(self, worker, task):
+        """Have a worker done with its task on these threads, and note how long the call took.
+
+        On one thread the call has already done it.
+        """
+        launched = self.threads > 1 and launch(worker, task, self.threads)
         if self.pace:
-            self.pace.note(self.threads, (time.perf_counter() - self.started) / self.steps)
+            seconds = time.perf_counter() - self.started
+            self.pace.note(self.threads if launched else 1, seconds / self.steps)
 
 
-def launch(function, task, threads):
-    """Run a worker in that many slots and wait for all."""
-    _compiled_launch()(function, task, threads)
+def launch(worker, task, threads):
+    """Run a worker in that many slots and wait for all; whether others were not launching."""
+    return _compiled_launch()(ctypes.addressof(_claim), worker, task, threads)
 
 
 def warmup():

@@ -1,0 +1,96 @@
+"""Work that must not be cut short, and is done once: imports and compilations.
+
+Ctrl-C, and whatever else a signal handler raises, arrives in the main thread between any two of
+its instructions.  An import that ends there leaves modules half filled, for good: Python forgets
+the package but not its parts, and no later import succeeds.  So such work is done in a thread of
+its own while the caller waits.  An interrupt ends the waiting; the work goes on, and the next call
+finds it done.
+"""
+
+import functools
+import importlib
+import os
+import sys
+import threading
+
+_one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
+_at_work = set()  # these threads
+_cut_short = False  # this process was forked in the middle of such work: half of it is all there is
+
+
+def computed_once(function):
+    """`function` of hashable arguments, each result computed once and without interruption."""
+    results = {}
+
+    def compute(args):
+        if args not in results:
+            results[args] = function(*args)
+
+    @functools.wraps(function)
+    def result(*args):
+        if args not in results:
+            _aside(compute, args)
+        return results[args]
+
+    return result
+
+
+@computed_once
+def import_whole(name):
+    """Import a module; where that fails, as for lack of memory, forget the parts it has left.
+
+    They would be taken for whole by the next import, which then fails too.
+    """
+    before = set(sys.modules)
+    try:
+        return importlib.import_module(name)
+    except BaseException:
+        for left in sys.modules.keys() - before:
+            if left.startswith((name, "numba", "llvmlite")):
+                sys.modules.pop(left, None)
+        raise
+
+
+def _aside(function, args):
+    """`function(args)` in a thread of its own while this one waits; its error is raised here."""
+    if threading.current_thread() in _at_work:
+        function(args)
+        return
+    if _cut_short:
+        raise RuntimeError(
+            "this process was forked while another thread imported or compiled fastbptt's kernels, "
+            "and can do neither: call fastbptt.warmup() before, or start processes with 'spawn'"
+        )
+    errors = []
+
+    def work():
+        with _one_at_a_time:
+            me = threading.current_thread()
+            _at_work.add(me)
+            try:
+                function(args)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                _at_work.discard(me)
+
+    thread = threading.Thread(target=work, name="fastbptt")
+    try:
+        thread.start()
+    except RuntimeError:  # no thread can be had, as when the interpreter ends
+        work()
+    else:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _in_child():
+    global _one_at_a_time, _cut_short
+    _cut_short = _cut_short or bool(_at_work)
+    _at_work.clear()
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
