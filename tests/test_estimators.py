@@ -523,7 +523,7 @@ def test_ctrl_c_after_an_epoch_keeps_what_is_trained(kind, failing):
 @BOTH
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_ctrl_c_at_any_line(kind, method):
-    """Each line of this file in turn: either the call is done, or nothing has changed."""
+    """At each line of estimators.py in turn: either the call is done, or nothing has changed."""
     X = draw(N, T)
     given = other_data(kind) if method == "fit" else (X, targets(kind, X))
     original = fitted(kind, X, batch_size=N)
