@@ -3,6 +3,7 @@
 They need scikit-learn: ``pip install "fastbptt[sklearn]"``.
 """
 
+import copy
 import math
 from numbers import Real
 from typing import Self
@@ -20,12 +21,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa:
 from sklearn.model_selection import train_test_split  # noqa: E402
 from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
 
+# Between these, squares of targets and of differences between them can be added up in float64, for
+# their deviation here as for scikit-learn's scores.
+SMALLEST, LARGEST = 1e-140, 1e140
+# In units of the scale: the squares of gradients, which Adam keeps, are then float32s.
+FARTHEST = 1e15
+
 
 class _Estimator(BaseEstimator):
     """What the estimators share: all but the targets.
 
     A subclass has ``_checked_y(y)``; ``_learn(y)``, which keeps what there is to know of the
     targets before training; and ``_targets(y)``, which gives them as its loss takes them.
+
+    A copy is trained, and takes the estimator's place in one step when all has gone well: whatever
+    is raised before, wherever it is, the estimator is as it was.
     """
 
     _LOSS: str
@@ -94,7 +104,19 @@ class _Estimator(BaseEstimator):
             Where X, y or a parameter does not fit.
         FloatingPointError
             Where the loss turns infinite or NaN.
+
+        Notes
+        -----
+        Ctrl-C ends the training as if all epochs were done, and ``history_.stopped`` says so, but
+        within the first epoch it raises KeyboardInterrupt.  Whatever is raised, the estimator is as
+        it was before.
         """
+        trained = copy.copy(self)
+        trained._fit_anew(X, y)
+        self.__dict__ = trained.__dict__
+        return self
+
+    def _fit_anew(self, X, y):
         X, y = self._checked(X, y, reset=True)
         self._learn(y)
         y, held_out = self._targets(y), None
@@ -110,44 +132,55 @@ class _Estimator(BaseEstimator):
                 stratify=y if isinstance(self, ClassifierMixin) else None,
             )  # fmt: skip
             held_out = X_held_out, y_held_out
-        model = self._begin(X, random_state)
-        return self._train(model, X, y, self.epochs, validation=held_out, patience=self.patience)
+        self._begin(X, random_state)
+        self._train(X, y, self.epochs, validation=held_out, patience=self.patience)
 
-    def _fit_further(self, X, y, known=None):
+    def _partial_fit(self, X, y, known=None) -> Self:
         """One epoch; before the first one, learn of the targets from `known`, or else from y."""
+        trained = copy.copy(self)
+        trained._fit_further(X, y, known)
+        self.__dict__ = trained.__dict__
+        return self
+
+    def _fit_further(self, X, y, known):
         first = not hasattr(self, "model_")
         X, y = self._checked(X, y, reset=first)
         if first:
             self._learn(y if known is None else known)
         y = self._targets(y)
         if first:
-            model = self._begin(X, validation.check_random_state(self.random_state))
-        else:
-            model = self.model_
-        return self._train(model, X, y, epochs=1)
+            self._begin(X, validation.check_random_state(self.random_state))
+        else:  # of its own, what training changes in place
+            changing = self.model_, self._optimizer, self._rng
+            self.model_, self._optimizer, self._rng = copy.deepcopy(changing)
+        self._train(X, y, epochs=1)
 
     def _begin(self, X, random_state):
-        """A new model; the optimizer and the random generator are its own from now on."""
+        """A new model, optimizer and random generator."""
         self._rng = np.random.default_rng(random_state.randint(2**31 - 1))
         self._optimizer = Adam()
-        return RNN(
+        self.model_ = RNN(
             X[0].shape[1], self.hidden_size, self._output_size, num_layers=self.num_layers,
             bidirectional=self.bidirectional, activation=self.activation, dropout=self.dropout,
             dtype=self.dtype, seed=self._rng, backend=self.backend,
         )  # fmt: skip
 
-    def _train(self, model, X, y, epochs, **options):
+    def _train(self, X, y, epochs, **options):
         rate = self.learning_rate
         if not isinstance(rate, Real) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate is {rate!r}, expected a positive number")
         self._optimizer.lr = rate
-        self.history_ = fit(
-            model, X, y, loss=self._LOSS, optimizer=self._optimizer, epochs=epochs,
-            batch_size=self.batch_size, clip_norm=self.clip_norm, progress=bool(self.verbose),
-            seed=self._rng, **options,
-        )  # fmt: skip
-        self.model_ = model
-        return self
+        try:
+            self.history_ = fit(
+                self.model_, X, y, loss=self._LOSS, optimizer=self._optimizer, epochs=epochs,
+                batch_size=self.batch_size, clip_norm=self.clip_norm, progress=bool(self.verbose),
+                seed=self._rng, **options,
+            )  # fmt: skip
+        except FloatingPointError as error:  # that says what the model keeps, which is not kept
+            what = str(error).partition(";")[0]
+            raise FloatingPointError(f"{what}; the estimator is as it was") from None
+        if self.history_.stopped == "interrupted" and not self.history_.loss:
+            raise KeyboardInterrupt
 
     def _outputs(self, X):
         """The model's outputs, (n_samples, O)."""
@@ -163,6 +196,7 @@ class _Estimator(BaseEstimator):
         validation.check_consistent_length(X, y)
         return X, y
 
+    @np.errstate(over="ignore", invalid="ignore")  # scikit-learn says what is too large
     def _sequences(self, X, reset):
         """X as :class:`fastbptt.RNN` takes it: an array (N, T, I), or a list of (T_i, I).
 
@@ -239,7 +273,8 @@ class RNNRegressor(RegressorMixin, _Estimator):
         Where X was a data frame with such names.
     y_mean_, y_scale_ : float or ndarray, (n_outputs,)
         Mean and standard deviation of y, 1 where that is 0: the model's own targets are
-        ``(y - y_mean_) / y_scale_``.  So the learning rate does not depend on y's unit.
+        ``(y - y_mean_) / y_scale_``.  So the learning rate does not depend on y's unit, which is
+        to be such that y is at most 1e140 in size and, if not constant, differs by 1e-140.
 
     Notes
     -----
@@ -279,8 +314,12 @@ class RNNRegressor(RegressorMixin, _Estimator):
         Returns
         -------
         self
+
+        Notes
+        -----
+        Whatever is raised, Ctrl-C within the epoch included, the estimator is as it was before.
         """
-        return self._fit_further(X, y)
+        return self._partial_fit(X, y)
 
     def predict(self, X):
         """A number for each sequence, or a few.
@@ -299,17 +338,38 @@ class RNNRegressor(RegressorMixin, _Estimator):
         return outputs * self.y_scale_ + self.y_mean_
 
     def _checked_y(self, y):
-        return validation.check_array(
+        y = validation.check_array(
             y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self
         )
+        size = np.abs(y).max()
+        if size > LARGEST:
+            raise ValueError(
+                f"y has values of size {size:.3g}, expected at most {LARGEST}: take a larger unit"
+            )
+        return y
 
     def _learn(self, y):
-        scale = y.std(axis=0)
-        self.y_mean_, self.y_scale_ = y.mean(axis=0), np.where(scale > 0, scale, 1.0)[()]
+        spread = np.ptp(y, axis=0)
+        constant = spread == 0
+        if (~constant & (spread < SMALLEST)).any():
+            raise ValueError(
+                f"y has values that differ by {spread[~constant].min():.3g} at most, expected 0 or "
+                f"at least {SMALLEST}: take a smaller unit"
+            )
+        # A computed mean of equal numbers may differ from them, and their deviation from 0.
+        self.y_mean_ = np.where(constant, y[0], y.mean(axis=0))[()]
+        self.y_scale_ = np.where(constant, 1.0, y.std(axis=0))[()]
         self._output_size = self.y_mean_.size
 
     def _targets(self, y):
-        return (y - self.y_mean_) / self.y_scale_
+        y = (y - self.y_mean_) / self.y_scale_
+        distance = np.abs(y).max()
+        if distance > FARTHEST:
+            raise ValueError(
+                f"y lies up to {distance:.3g} times y_scale_ away from y_mean_, which are of the "
+                f"first y given, expected at most {FARTHEST:g}"
+            )
+        return y
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -360,6 +420,10 @@ class RNNClassifier(ClassifierMixin, _Estimator):
         Returns
         -------
         self
+
+        Notes
+        -----
+        Whatever is raised, Ctrl-C within the epoch included, the estimator is as it was before.
         """
         if not hasattr(self, "model_"):
             if classes is None:
@@ -368,7 +432,7 @@ class RNNClassifier(ClassifierMixin, _Estimator):
             raise ValueError(
                 f"classes has {np.unique(classes)}, expected {self.classes_} as before"
             )
-        return self._fit_further(X, y, classes)
+        return self._partial_fit(X, y, classes)
 
     def predict_proba(self, X):
         """Probability of each class for each sequence: the softmax of the model's outputs.

@@ -109,6 +109,8 @@ def targets(y, x, output, size, loss, dtype):
         classes = loss is cross_entropy and all(
             a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
         )
+        for a in y if classes else ():
+            _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
         if not np.array_equal(found.lengths, x.lengths):
             raise ValueError(
@@ -128,15 +130,25 @@ def targets(y, x, output, size, loss, dtype):
         raise ValueError(
             f"y has shape {given}, expected {wanted} with N = {N}, as in x, and O = {size}{also}"
         )
-    y = y.astype(np.int64 if classes else dtype, copy=False)
+    dtype = np.int64 if classes else dtype
     if not of_steps:
-        return y
+        if classes:
+            _check_int64(y, size)
+        return y.astype(dtype, copy=False)
     longest = x.lengths.max(initial=0)
     if x.padded is not None and y.shape[1] != x.padded:
         raise ValueError(f"y has shape {given}, expected T = {x.padded}, as in x")
     if y.shape[1] < longest:
         raise ValueError(f"y has shape {given}, expected T of at least {longest}, x's longest")
-    return _from_padded(y, x.lengths, y.dtype)
+    if classes:
+        _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
+    return _from_padded(y, x.lengths, dtype)
+
+
+def _check_int64(classes, size):
+    """Check that int64 holds classes, before it makes others of them."""
+    if classes.dtype.kind == "u" and classes.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"y has class {classes.max()}, expected 0 to {size - 1}: O is {size}")
 
 
 def _from_padded(a, lengths, dtype):

@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastbptt import estimators
 from fastbptt.estimators import RNNClassifier, RNNRegressor
+from fastbptt.optimizers import Adam
 
 # Not as the others: pyright takes from its declaration that it returns a dict or a list.
 clone = importlib.import_module("sklearn.base").clone
@@ -138,6 +139,18 @@ def test_units_of_y():
     np.testing.assert_allclose((estimator.predict(X) - offset) / factor, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("exponent", [460, -460])
+def test_extreme_units_of_y(exponent):
+    """1e138 and its inverse: a power of two changes no bit but the exponents."""
+    X, y = draw(N, T), draw(N, 2) + 3
+    expected = RNNRegressor(**SMALL).fit(X, y)
+    got = RNNRegressor(**SMALL).fit(X, np.ldexp(y, exponent))
+    np.testing.assert_array_equal(got.predict(X), np.ldexp(expected.predict(X), exponent))
+    np.testing.assert_allclose(
+        got.score(X, np.ldexp(y, exponent)), expected.score(X, y), rtol=1e-12
+    )
+
+
 def test_loss_is_the_mean_square_in_units_of_the_scale():
     X, y = draw(N, T), 5 * draw(N, 2) + 3
     estimator = RNNRegressor(**{**SMALL, "learning_rate": 1e-30}).fit(X, y)
@@ -150,6 +163,15 @@ def test_constant_y():
     estimator = RNNRegressor(**SMALL, clip_norm=None).set_params(epochs=60).fit(X, np.full(N, 7.0))
     assert estimator.y_scale_ == 1
     np.testing.assert_allclose(estimator.predict(X), 7, atol=0.2)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e23, -1e139, 1e-300])
+def test_constant_y_whose_computed_mean_is_another(value):
+    """And their computed deviation is not 0, or enormous."""
+    estimator = RNNRegressor(**SMALL).fit(draw(N, T), np.full((N, 1), value))
+    assert estimator.y_mean_ == value
+    assert estimator.y_scale_ == 1
+    assert np.isfinite(estimator.history_.loss).all()
 
 
 # The forms of X
@@ -277,6 +299,46 @@ def test_other_y(y):
 
 
 @BOTH
+@pytest.mark.parametrize("form", [np.asarray, list], ids=["3-D", "list"])
+def test_X_beyond_float32(kind, form):
+    X = draw(N, T, I)
+    X[3, 1], X[5, 2] = 1e39, -1e39
+    with pytest.raises(ValueError, match="Input X contains infinity or a value too large for dtyp"):
+        kind(**SMALL).fit(form(X), np.arange(N) % 3)
+    kind(**SMALL).set_params(dtype="float64").fit(form(X), np.arange(N) % 3)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ((1e300,), "y has values of size .*e.300, expected at most 1e.140: take a larger unit"),
+        ((1.0, 1e145), "y has values of size .*e.145, expected at most 1e.140: take a larger unit"),
+        ((1e-300,), "y has values that differ by .*e-300 at most, expected 0 or at least 1e-140: "),
+        ((1.0, 1e-145), "y has values that differ by .*e-145 at most, expected 0 or at least"),
+        ((1e-320,), "y has values that differ by .*e-320 at most, expected 0 or at least"),
+    ],
+    ids=str,
+)
+def test_y_whose_squares_leave_float64(factors, message):
+    y = draw(N, len(factors)) * factors
+    with pytest.raises(ValueError, match=message):
+        RNNRegressor(**SMALL).fit(draw(N, T), y)
+
+
+def test_y_far_from_the_first():
+    """Its squares would leave float32, and Adam would keep infinities."""
+    X, y = draw(N, T), draw(N)
+    estimator = RNNRegressor(**SMALL).partial_fit(X, y)
+    before = everything(estimator)
+    with pytest.raises(ValueError, match=r"y lies up to .*e\+20 times y_scale_ away from y_mean_"):
+        estimator.partial_fit(X, 1e20 * y)
+    assert everything(estimator) == before
+    estimator.partial_fit(X, 1e14 * y)
+    for a in estimator._optimizer.state().values():
+        assert np.isfinite(a).all()
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -312,6 +374,189 @@ def test_failed_first_partial_fit(kind):
         estimator.partial_fit(draw(N, T), np.arange(N) % 2, **classes)
     with pytest.raises(NotFittedError):
         estimator.predict(draw(N, T))
+
+
+# What fails changes nothing
+
+
+def everything(estimator):
+    """All that it is, weights, optimizer and random generator included, as bytes."""
+    return pickle.dumps(vars(estimator))
+
+
+def other_data(kind):
+    """Of other features and another scale, with other classes."""
+    X = draw(N, T, I)
+    return X, ["a", "b", "c"] * (N // 3) if kind is RNNClassifier else 1e6 * X.sum(axis=(1, 2))
+
+
+class Failing(Adam):
+    """Raises at some step, which it has half done."""
+
+    error: BaseException
+    left: int
+
+    def step(self, parameters, gradients):
+        Failing.left -= 1
+        super().step(parameters, gradients)
+        if Failing.left == 0:
+            parameters["weights"][::2] = 1e6
+            raise Failing.error
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let the estimators' optimizer raise an error at its step number `at`."""
+
+    def arrange(error, at):
+        monkeypatch.setattr(Failing, "error", error, raising=False)
+        monkeypatch.setattr(Failing, "left", at, raising=False)
+
+    monkeypatch.setattr(estimators, "Adam", Failing)
+    arrange(None, 0)
+    return arrange
+
+
+BAD_PARAMETERS = [
+    ("hidden_size", 0),
+    ("learning_rate", 0),
+    ("epochs", -1),
+    ("batch_size", 0),
+    ("clip_norm", -1.0),
+    ("validation_fraction", 1),
+    ("patience", 0),
+    ("dtype", "float16"),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("name", "value"), BAD_PARAMETERS)
+def test_a_refit_with_a_bad_parameter(kind, name, value):
+    X = draw(N, T)
+    estimator = fitted(kind, X)
+    expected = outputs(estimator, X)
+    estimator.feature_names_in_ = np.array(["a"] * T)  # would go: there are none in other data
+    estimator.set_params(**{name: value})
+    before = everything(estimator)
+    with pytest.raises((TypeError, ValueError), match=f"^{name} is {value!r}, expected"):
+        estimator.fit(*other_data(kind))
+    assert everything(estimator) == before
+    del estimator.feature_names_in_
+    np.testing.assert_array_equal(outputs(estimator.set_params(dtype="float32"), X), expected)
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_data(kind, method):
+    X, (other, y) = draw(N, T), other_data(kind)
+    estimator = fitted(kind, X)
+    before = everything(estimator)
+    for given in (
+        (np.full_like(other, np.nan), y),
+        (other, None),
+        (other, y[1:]),
+        (other, np.full(N, np.nan)),
+        (other, np.zeros((N, 2, 2))),
+        ([*other[1:], draw(T, I + 1)], y),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            getattr(estimator, method)(*given)
+        assert everything(estimator) == before
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_divergence(kind, method):
+    """The loss is NaN in the second minibatch; what the first one changed is not kept."""
+    X = 1e3 * draw(N, T)
+    estimator = fitted(kind, X, activation="identity", clip_norm=None)
+    estimator.set_params(learning_rate=1e30)
+    before = everything(estimator)
+    with pytest.raises(FloatingPointError, match="epoch 0, batch 1; the estimator is as it was"):
+        getattr(estimator, method)(X, targets(kind, X))
+    assert everything(estimator) == before
+
+
+@BOTH
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_error_in_the_middle_of_an_epoch(kind, method, error, failing):
+    X = draw(N, T)
+    estimator = fitted(kind, X)
+    expected = pickle.loads(pickle.dumps(estimator)).partial_fit(X, targets(kind, X))
+    before, given = everything(estimator), other_data(kind)
+    failing(error, 2)
+    with pytest.raises(type(error)):
+        getattr(estimator, method)(*(given if method == "fit" else (X, targets(kind, X))))
+    assert everything(estimator) == before
+    estimator.partial_fit(X, targets(kind, X))  # as if nothing had been
+    np.testing.assert_array_equal(weights(estimator), weights(expected))
+
+
+@BOTH
+def test_ctrl_c_before_the_first_epoch_is_done(kind, failing):
+    X = draw(N, T)
+    for method, given in (
+        ("fit", {}),
+        ("partial_fit", {"classes": ["up", "down"]} if kind is RNNClassifier else {}),
+    ):
+        estimator = kind(**SMALL)
+        failing(KeyboardInterrupt(), 1)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(estimator, method)(X, targets(kind, X), **given)
+        assert vars(estimator) == vars(kind(**SMALL))
+
+
+@BOTH
+def test_ctrl_c_after_an_epoch_keeps_what_is_trained(kind, failing):
+    X, y = other_data(kind)
+    estimator = fitted(kind, draw(N, T))
+    failing(KeyboardInterrupt(), 6)  # two steps an epoch
+    estimator.set_params(epochs=50, patience=9).fit(X, y)
+    assert estimator.history_.stopped == "interrupted"
+    assert len(estimator.history_.loss) == 2
+    expected = kind(**{**SMALL, "epochs": 2}).fit(X, y)  # the best of two epochs
+    assert expected.history_.loss[1] < expected.history_.loss[0]
+    np.testing.assert_array_equal(outputs(estimator, X), outputs(expected, X))
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_ctrl_c_at_any_line(kind, method):
+    """At each line of estimators.py in turn: either the call is done, or nothing has changed."""
+    X = draw(N, T)
+    given = other_data(kind) if method == "fit" else (X, targets(kind, X))
+    original = fitted(kind, X, batch_size=N)
+    expected = pickle.loads(pickle.dumps(original))
+    getattr(expected, method)(*given)
+    tracer, unchanged = sys.gettrace(), []
+
+    def trace(frame, event, arg):
+        nonlocal lines
+        if frame.f_code.co_filename != estimators.__file__:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == at:
+            raise KeyboardInterrupt
+        return trace
+
+    for at in range(1, 1000):
+        estimator, lines = pickle.loads(pickle.dumps(original)), 0
+        before = everything(estimator)
+        sys.settrace(trace)
+        try:
+            getattr(estimator, method)(*given)
+        except KeyboardInterrupt:
+            unchanged.append(everything(estimator) == before)
+        finally:
+            sys.settrace(tracer)
+        if lines < at:
+            break
+        if not unchanged[-1]:
+            np.testing.assert_array_equal(outputs(estimator, given[0]), outputs(expected, given[0]))
+    assert unchanged.count(True) > 30
+    assert unchanged.count(False) <= 2  # the lines that return
+    assert unchanged == sorted(unchanged, reverse=True)
 
 
 # What the parameters do

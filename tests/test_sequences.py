@@ -188,6 +188,9 @@ def test_classes():
         for given in (classes, [a.tolist() for a in classes], padded(classes, 4, 7).astype("u1")):
             got = sequences.targets(given, x, "all", size, cross_entropy, F4)
             assert_holds(got, classes, np.int64)
+        unsigned = padded(classes, 4, 7).astype("u8")
+        unsigned[1], unsigned[2, 2:] = 2**64 - 1, 2**63  # past a sequence's length, whatever
+        assert_holds(sequences.targets(unsigned, x, "all", size, cross_entropy, F4), classes, "i8")
         first_empty = [[], [1, 2]]  # a list without numbers in it is of floats, to NumPy
         got = sequences.targets(first_empty, inputs_of([0, 2]), "all", size, cross_entropy, F4)
         assert_holds(got, first_empty, np.int64)
@@ -240,6 +243,12 @@ WITHOUT = ", or integer classes without the last axis"
          "y[0] has shape (3,), expected (T, 2)"),
         ("all", 2, cross_entropy, [[1, 1, 0], [], [[0, 1], [1, 0]]], ValueError,
          "y[0] has shape (3,), expected (T, 2)"),
+        ("last", 2, cross_entropy, np.array([0, 2**64 - 1, 1], ">u8"), ValueError,
+         "y has class 18446744073709551615, expected 0 to 1"),
+        ("all", 2, cross_entropy, [[1, 1, 0], [], np.array([0, 2**63], np.uint64)], ValueError,
+         "y has class 9223372036854775808, expected 0 to 1"),
+        ("all", 2, cross_entropy, np.array([[1, 1, 0], [0, 0, 0], [0, 2**64 - 1, 0]], np.uint64),
+         ValueError, "y has class 18446744073709551615, expected 0 to 1"),
     ],
 )  # fmt: skip
 def test_targets_that_do_not_fit(output, size, loss, y, error, words):
