@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fastbptt import checks
 from fastbptt.losses import cross_entropy
 
 
@@ -76,7 +77,7 @@ def inputs(x, lengths, size, dtype):
             f"with I = {size}, or a list of arrays"
         )
     N, T = x.shape[:2]
-    lengths = np.full(N, T) if lengths is None else _lengths(lengths, N, T)
+    lengths = np.full(N, T) if lengths is None else checks.lengths(lengths, T, N)
     return _from_padded(x, lengths, dtype)
 
 
@@ -170,17 +171,6 @@ def real(name, a):
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {found.dtype}, expected real numbers")
     return found
-
-
-def _lengths(lengths, N, T):
-    found = real("lengths", lengths)
-    if found.shape != (N,):
-        raise ValueError(f"lengths has shape {found.shape}, expected {(N,)}: (N,)")
-    if found.dtype.kind not in "iu" and N:
-        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
-    if N and (found.min() < 0 or found.max() > T):
-        raise ValueError(f"lengths lie in {found.min()} to {found.max()}, expected 0 to T = {T}")
-    return found.astype(np.int64)
 
 
 def _alternatives(full, short, size):
