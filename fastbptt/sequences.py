@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastbptt import checks
-from fastbptt.losses import cross_entropy
+from fastbptt.losses import takes_classes
 
 
 class Sequences:
@@ -88,8 +88,8 @@ def targets(y, x, output, size, loss, dtype):
     ----------
     y : array_like
         For output "last" (N, O), or (N,) where O is 1; for "all" (N, T, O), (N, T) where O is 1,
-        or a list of (T_i, O) or (T_i,) arrays.  For cross_entropy integer classes without the
-        axis O will do.
+        or a list of (T_i, O) or (T_i,) arrays.  For a loss that takes classes, integers without
+        the axis O will do.
     x : Sequences
         The inputs.
     output : {"last", "all"}
@@ -104,10 +104,10 @@ def targets(y, x, output, size, loss, dtype):
         Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O), without O for
         classes.
     """
-    N, of_steps = len(x), output == "all"
+    N, of_steps, or_classes = len(x), output == "all", takes_classes(loss)
     if of_steps and isinstance(y, (list, tuple)):
         y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
-        classes = loss is cross_entropy and all(
+        classes = or_classes and all(
             a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
         )
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
@@ -119,13 +119,13 @@ def targets(y, x, output, size, loss, dtype):
         return found
     y = real("y", y)
     given, axes = y.shape, 2 if of_steps else 1
-    classes = loss is cross_entropy and y.dtype.kind in "iu" and y.ndim == axes
+    classes = or_classes and y.dtype.kind in "iu" and y.ndim == axes
     if not classes and y.ndim == axes and size == 1:
         y = y[..., np.newaxis]
     leading = "(N, T{})" if of_steps else "(N{})"
     wanted = _alternatives(leading.format(", O"), leading.format("" if of_steps else ","), size)
     if y.ndim != axes + (not classes) or len(y) != N or (not classes and y.shape[-1] != size):
-        also = ", or integer classes without the last axis" if loss is cross_entropy else ""
+        also = ", or integer classes without the last axis" if or_classes else ""
         raise ValueError(
             f"y has shape {given}, expected {wanted} with N = {N}, as in x, and O = {size}{also}"
         )

@@ -825,6 +825,19 @@ def test_a_loss_of_ones_own(number, tmp_path):
     assert {type(value) for value in history.loss + history.validation_loss} == {float}
 
 
+@pytest.mark.parametrize("name", ["ssr", "cross_entropy"])
+def test_a_partial_loss(name):
+    """It is summed over minibatches, or takes classes, as that which it calls."""
+    x, y = draw(build(), RAGGED)
+    y = y.argmax(axis=1) if name == "cross_entropy" else y
+    found = []
+    for loss in (name, functools.partial(losses.LOSSES[name])):
+        model = build()
+        history = fit(model, (x, y), validation=(x, y), loss=loss, epochs=2, batch_size=4)
+        found.append((history.loss, history.validation_loss, bits(model)))
+    assert found[0] == found[1]
+
+
 # The progress bar
 
 
@@ -898,6 +911,12 @@ def test_progress_without_tqdm(monkeypatch, tmp_path):
 # What does not fit
 
 
+def reduced_to(reduction):
+    loss = functools.partial(losses.mse)
+    vars(loss).update(reduction=reduction)
+    return loss
+
+
 def wrong_class(n=11):
     return np.where(np.arange(n) == 8, O, 0)
 
@@ -911,6 +930,7 @@ TURNED_AWAY = [
     ({"lengths": [5] * 11}, ValueError, "lengths is given with a list x"),
     ({"loss": "l1"}, ValueError, "loss is 'l1', expected one of 'mse'"),
     ({"loss": 3}, ValueError, "loss is 3, expected one of 'mse'"),
+    ({"loss": reduced_to("none")}, ValueError, r"loss\.reduction is 'none', expected one of"),
     ({"optimizer": "adam"}, TypeError, "optimizer is 'adam', expected an SGD, RMSprop or Adam"),
     ({"optimizer": Adam}, TypeError, "optimizer is <class .*>, expected an SGD"),
     ({"epochs": -1}, ValueError, "epochs is -1, expected at least 0"),
@@ -1185,6 +1205,7 @@ OTHERS = [
     ({}, {"optimizer": Adam(0.5)}, "lr = 0.001, expected 0.5"),
     ({}, {"optimizer": Adam(beta1=0.5)}, "beta1 = 0.9, expected 0.5"),
     ({}, {"loss": "ssr"}, "loss = 'mse', expected 'ssr'"),
+    ({}, {"loss": functools.partial(losses.bce)}, "loss = 'mse', expected 'bce'"),
     ({}, {"batch_size": 3}, "batch_size = 32, expected 3"),
     ({}, {"clip_norm": 2}, "clip_norm = None, expected 2.0"),
     ({}, {"truncate": 2}, "truncate = None, expected 2"),
