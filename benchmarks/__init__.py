@@ -1,7 +1,6 @@
-"""The asv suite, one file for each subject.
+"""How fast fastbptt is: the asv suite in `suite`, and tools that build on it.
 
-`common` has the shapes and the arrays, `peak` the machine's limit, `rivals` the other libraries.
-`python -m benchmarks.report` draws one run beside them; `python -m benchmarks.offline` makes what
-`asv publish` wrote work without internet.  Old commits run the same files: what a version of
-fastbptt lacks is skipped.
+`python -m benchmarks.report` draws one run beside other libraries, `python -m benchmarks.roofline`
+says where the time goes, and `python -m benchmarks.offline` makes what `asv publish` wrote work
+without internet.
 """

@@ -8,8 +8,8 @@ T B I H, or of an epoch of training.
 
 import argparse
 
-from . import epoch, rivals
-from .common import take_turns
+from .suite import epoch, rivals
+from .suite.common import take_turns
 
 TURNS = 3
 

@@ -23,10 +23,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
 import fastbptt
 
-from . import epoch, peak
-from .common import SHAPES, operations, sizes, take_turns
+from .suite import epoch, peak
+from .suite.common import SHAPES, operations, sizes, take_turns
 
 # Around one shape: what it costs to have more steps, sequences or units.
 SWEEPS = {
@@ -122,8 +125,7 @@ def readable(seconds):
     return f"{number:.{0 if number >= 10 else 1}f} {unit}"
 
 
-# Pictures: each draws into a matplotlib figure or a part of one.  matplotlib is imported where one
-# is made, since asv imports every file here, and where it runs need not have it.
+# Pictures: each draws into a matplotlib figure or a part of one
 
 
 def quiet(ax, sides=("top", "right", "left")):
@@ -238,9 +240,6 @@ PARTS = (
 
 def svg(draw, size, run):
     """A picture as an <svg> element whose text stays text."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     figure, file = Figure(figsize=size, layout="constrained"), io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": draw.__name__}):
@@ -252,8 +251,6 @@ def svg(draw, size, run):
 
 def picture(run, path):
     """All parts in one PNG."""
-    from matplotlib.figure import Figure
-
     heights = [size[1] for _, _, _, size in PARTS]
     figure = Figure(figsize=(PARTS[0][3][0], sum(heights) + 0.9), layout="constrained")
     parts = figure.subfigures(len(PARTS), height_ratios=heights)

@@ -35,8 +35,8 @@ from fastbptt.kernels.loops import (
 from fastbptt.kernels.simd import LANES, load, offset, pointer, put, store
 from fastbptt.kernels.team import fetch
 
-from .common import SHAPES, arrays, operations, sizes, take_turns
-from .peak import burner
+from .suite.common import SHAPES, arrays, operations, sizes, take_turns
+from .suite.peak import burner
 
 ROW = "{:<18}{:>11}{:>11}{:>9}{:>8}"
 COPIED = 64 << 20  # bytes: beyond any cache

@@ -122,10 +122,7 @@ def backward_checkpointed(
     starts = range(0, max(T, 1), steps)
     kept = len(starts) + 1, B, H
     checks.array("checkpoints.h", checkpoints.h, dtype, kept, f"(C + 1, B, H) for x's {T} steps")
-    last_only = isinstance(dh, np.ndarray) and dh.shape == (B, H)
-    if not (last_only or callable(dh)):
-        meaning = "(T, B, H), or (B, H) for the last state alone"
-        checks.array("dh", dh, dtype, (T, B, H), meaning)
+    last_only = not callable(dh) and checks.dh(dh, dtype, T, B, H)
     space = np.empty((steps + 1, B, H), dtype)
     dxs = []
     total: Any = None

@@ -136,18 +136,33 @@ def array(name, a, dtype, shape, meaning, other="x"):
 
 def lengths(lengths, T, B):
     """Lengths of B sequences of T steps, as int64."""
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise TypeError("lengths is a MaskedArray, expected an array or a list without a mask")
     try:
         found = np.asarray(lengths)
     except ValueError:
-        raise ValueError(f"lengths is ragged, expected the shape {(B,)}: (B,)") from None
+        raise ValueError(
+            f"lengths is ragged, expected the shape {(B,)}: one for each sequence"
+        ) from None
     if found.shape != (B,):
-        raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: (B,)")
+        raise ValueError(f"lengths has shape {found.shape}, expected {(B,)}: one for each sequence")
     if found.dtype.kind not in "iu" and found.size:
         raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
     if found.size and (found.min() < 0 or found.max() > T):
         b = int(np.flatnonzero((found < 0) | (found > T))[0])
-        raise ValueError(f"lengths[{b}] is {found[b]}, expected 0 to {T}: T of x (T, B, I)")
+        raise ValueError(f"lengths[{b}] is {found[b]}, expected 0 to {T}: T of x")
     return found.astype(np.int64)
+
+
+def dh(dh, dtype, T, B, H):
+    """A loss's gradient at the states; return whether it is of the last ones alone."""
+    last_only = isinstance(dh, np.ndarray) and dh.shape == (B, H)
+    if last_only:
+        array("dh", dh, dtype, (B, H), "(B, H)")
+    else:
+        meaning = f"(T, B, H), or {(B, H)}: (B, H) for the last state alone"
+        array("dh", dh, dtype, (T, B, H), meaning)
+    return last_only
 
 
 def output(name, a, dtype, shape, meaning, others):

@@ -76,10 +76,7 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
     """
     T, B, _, H, dtype = checks.layer(params, x, activation)
     checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
-    if getattr(dh, "ndim", 3) == 2:
-        checks.array("dh", dh, dtype, (B, H), "(B, H), or (T, B, H)")
-    else:
-        checks.array("dh", dh, dtype, (T, B, H), "(T, B, H), or (B, H) for the last state alone")
+    checks.dh(dh, dtype, T, B, H)
     lengths = np.full(B, T) if lengths is None else checks.lengths(lengths, T, B)
     W_h = params[1].astype(np.float64)
     _, df = ACTIVATIONS[activation]

@@ -2,14 +2,19 @@
 
 Elements are computed in the predictions' dtype, their sums in float64.  NaN and infinities in the
 predictions reach the value without a warning.
+
+Attributes say how a loss is to be used: ``reduction`` is "sum" where its value is a sum over rows,
+not a mean, and ``takes_classes`` is true where targets may be integer classes.
 """
 
+import functools
 import math
 
 import numpy as np
 
 from fastbptt import checks
 
+REDUCTIONS = "mean", "sum"
 _BOOL = np.dtype(bool)
 
 
@@ -196,7 +201,31 @@ def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
         return _mean(loss, d, None if mask is None else mask.reshape(-1), count), dy
 
 
+ssr.reduction = "sum"  # pyright: ignore[reportFunctionMemberAccess]
+cross_entropy.takes_classes = True  # pyright: ignore[reportFunctionMemberAccess]
 LOSSES = {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
+
+
+def reduction(loss):
+    """Whether a loss's value is the "mean" over its rows or the "sum"."""
+    return checks.one_of("loss.reduction", attribute(loss, "reduction", "mean"), REDUCTIONS)
+
+
+def takes_classes(loss):
+    """Whether a loss takes integer classes as targets, without the axis O."""
+    return bool(attribute(loss, "takes_classes", False))
+
+
+def attribute(loss, name, default):
+    """A loss's attribute, or else that of the function which it wraps or is a partial call of."""
+    while not hasattr(loss, name):
+        if isinstance(loss, functools.partial):
+            loss = loss.func
+        elif hasattr(loss, "__wrapped__"):
+            loss = loss.__wrapped__
+        else:
+            return default
+    return getattr(loss, name)
 
 
 def _mean(loss, dy, mask, count):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastbptt import checks, sequences
-from fastbptt.losses import LOSSES, ssr
+from fastbptt.losses import LOSSES, reduction
 from fastbptt.network import Network
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
@@ -173,8 +173,12 @@ class RNN:
             (T_i, O) for "all", where O is 1 also without that axis; for "cross_entropy" also
             integer classes in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those, whose value is a mean
-            over rows.
+            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken
+            for a mean over rows, or for their sum where it has an attribute ``reduction`` that is
+            "sum", as :func:`fastbptt.losses.ssr` has; with an attribute ``takes_classes`` that is
+            true, integer classes are handed to it as to :func:`fastbptt.losses.cross_entropy`.
+            What :func:`functools.wraps` or :class:`functools.partial` makes of a function has its
+            attributes, where it has none of its own.
 
         Returns
         -------
@@ -279,10 +283,10 @@ _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectio
 
 
 class Mean:
-    """A loss over minibatches: the mean over all rows, or the sum for `ssr`."""
+    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one."""
 
     def __init__(self, loss):
-        self.sums, self.total, self.rows = loss is ssr, 0.0, 0
+        self.sums, self.total, self.rows = reduction(loss) == "sum", 0.0, 0
 
     def add(self, value, rows):
         """Take in a minibatch's loss, over so many rows."""
@@ -296,6 +300,7 @@ class Mean:
 
 def find_loss(loss):
     """A loss function from its name or itself."""
-    if callable(loss):
-        return loss
-    return LOSSES[checks.one_of("loss", loss, LOSSES)]
+    if not callable(loss):
+        return LOSSES[checks.one_of("loss", loss, LOSSES)]
+    reduction(loss)  # an error where it is neither
+    return loss

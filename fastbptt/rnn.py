@@ -209,9 +209,7 @@ def backward(
     plain = type(h) is type(dh) is np.ndarray and h.dtype is dh.dtype is dtype
     if not (plain and h.shape == (T + 1, B, H) and dh.shape == (T, B, H)):
         checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
-        meaning = "(T, B, H), or (B, H) for the last state alone"
-        last_only = isinstance(dh, np.ndarray) and dh.shape == (B, H)
-        checks.array("dh", dh, dtype, (B, H) if last_only else (T, B, H), meaning)
+        checks.dh(dh, dtype, T, B, H)
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B)
     run = _backend(backend).backward

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fastbptt.losses import cross_entropy
+from fastbptt import checks
+from fastbptt.losses import takes_classes
 
 
 class Sequences:
@@ -76,7 +77,7 @@ def inputs(x, lengths, size, dtype):
             f"with I = {size}, or a list of arrays"
         )
     N, T = x.shape[:2]
-    lengths = np.full(N, T) if lengths is None else _lengths(lengths, N, T)
+    lengths = np.full(N, T) if lengths is None else checks.lengths(lengths, T, N)
     return _from_padded(x, lengths, dtype)
 
 
@@ -87,8 +88,8 @@ def targets(y, x, output, size, loss, dtype):
     ----------
     y : array_like
         For output "last" (N, O), or (N,) where O is 1; for "all" (N, T, O), (N, T) where O is 1,
-        or a list of (T_i, O) or (T_i,) arrays.  For cross_entropy integer classes without the
-        axis O will do.
+        or a list of (T_i, O) or (T_i,) arrays.  For a loss that takes classes, integers without
+        the axis O will do.
     x : Sequences
         The inputs.
     output : {"last", "all"}
@@ -103,10 +104,10 @@ def targets(y, x, output, size, loss, dtype):
         Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O), without O for
         classes.
     """
-    N, of_steps = len(x), output == "all"
+    N, of_steps, or_classes = len(x), output == "all", takes_classes(loss)
     if of_steps and isinstance(y, (list, tuple)):
         y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
-        classes = loss is cross_entropy and all(
+        classes = or_classes and all(
             a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
         )
         for a in y if classes else ():
@@ -120,13 +121,13 @@ def targets(y, x, output, size, loss, dtype):
         return found
     y = real("y", y)
     given, axes = y.shape, 2 if of_steps else 1
-    classes = loss is cross_entropy and y.dtype.kind in "iu" and y.ndim == axes
+    classes = or_classes and y.dtype.kind in "iu" and y.ndim == axes
     if not classes and y.ndim == axes and size == 1:
         y = y[..., np.newaxis]
     leading = "(N, T{})" if of_steps else "(N{})"
     wanted = _alternatives(leading.format(", O"), leading.format("" if of_steps else ","), size)
     if y.ndim != axes + (not classes) or len(y) != N or (not classes and y.shape[-1] != size):
-        also = ", or integer classes without the last axis" if loss is cross_entropy else ""
+        also = ", or integer classes without the last axis" if or_classes else ""
         raise ValueError(
             f"y has shape {given}, expected {wanted} with N = {N}, as in x, and O = {size}{also}"
         )
@@ -182,17 +183,6 @@ def real(name, a):
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {found.dtype}, expected real numbers")
     return found
-
-
-def _lengths(lengths, N, T):
-    found = real("lengths", lengths)
-    if found.shape != (N,):
-        raise ValueError(f"lengths has shape {found.shape}, expected {(N,)}: (N,)")
-    if found.dtype.kind not in "iu" and N:
-        raise TypeError(f"lengths has dtype {found.dtype}, expected integers")
-    if N and (found.min() < 0 or found.max() > T):
-        raise ValueError(f"lengths lie in {found.min()} to {found.max()}, expected 0 to T = {T}")
-    return found.astype(np.int64)
 
 
 def _alternatives(full, short, size):

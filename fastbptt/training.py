@@ -12,6 +12,7 @@ import numpy as np
 from fastbptt import checks, sequences, storage
 from fastbptt.checkpointed import windows
 from fastbptt.extras import import_extra
+from fastbptt.losses import attribute
 from fastbptt.model import RNN, Mean, find_loss
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 
@@ -169,7 +170,7 @@ def fit(
     before = model.network.vector.copy()
     run = _Run(model, optimizer, np.random.default_rng(seed))
     settings = {
-        "loss": getattr(loss, "__name__", type(loss).__name__), "batch_size": batch_size,
+        "loss": attribute(loss, "__name__", type(loss).__name__), "batch_size": batch_size,
         "clip_norm": clip_norm, "truncate": truncate, "memory": memory, "patience": patience,
         "optimizer": type(optimizer).__name__, **optimizer.settings(), "sequences": len(data[0]),
         "validation": None if validation is None else len(validation[0]),

@@ -1,7 +1,8 @@
-"""What holds for every test: memory that nobody has written is poisoned."""
+"""What holds for every test, memory that nobody has written is poisoned; a fixture for several."""
 
 import contextlib
 import functools
+import signal
 
 import hypothesis
 import numpy as np
@@ -37,3 +38,11 @@ def poison():
         with contextlib.suppress(ImportError):
             patch.setattr("fastbptt.kernels.drivers.KEPT", 0)  # a new workspace for every call
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, even where tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -248,7 +248,11 @@ def test_arguments_are_left_alone():
         ({"x": np.zeros((T, B))}, ValueError, "x has shape (9, 4), expected (T, B, I)"),
         ({"h": np.zeros((T, B, H))}, ValueError, "h has shape (9, 4, 5), expected (10, 4, 5)"),
         ({"dh": np.zeros((T, B, 1))}, ValueError, "dh has shape (9, 4, 1), expected (9, 4, 5)"),
-        ({"dh": np.zeros((B, 1))}, ValueError, "dh has shape (4, 1), expected (4, 5)"),
+        (
+            {"dh": np.zeros((B, 1))},
+            ValueError,
+            "dh has shape (4, 1), expected (9, 4, 5): (T, B, H), or (4, 5)",
+        ),
         ({"dh": np.zeros((B, H), "f")}, TypeError, "dh has dtype float32, expected float64"),
         ({"dh": 1.0}, TypeError, "dh is a float, expected a numpy.ndarray"),
         ({"lengths": [1]}, ValueError, "lengths has shape (1,), expected (4,)"),

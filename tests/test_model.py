@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import functools
 import inspect
 import pickle
 from typing import Any
@@ -299,6 +300,56 @@ def test_a_loss_of_ones_own():
     assert_close((value, grads), (3 * expected[0], [3 * a for a in expected[1].values()]))
     assert seen == [((6, 5, O), (6, 5, O), sum(RAGGED))]
     assert_same(made.loss_and_grads(*data, loss=losses.ssr), expected)
+
+
+def wrapped(loss, **attributes):
+    """Functions that call a loss, in the ways there are, with attributes of their own."""
+
+    @functools.wraps(loss)
+    def wraps(*args):
+        return loss(*args)
+
+    class Called:
+        def __call__(self, *args):
+            return loss(*args)
+
+    partial, by_hand = functools.partial(loss), Called()
+    vars(by_hand).update(vars(loss))
+    found = [wraps, partial, functools.partial(wraps), by_hand]
+    found.append(functools.update_wrapper(Called(), partial))
+    for function in found:
+        vars(function).update(attributes)
+    return found
+
+
+@OUTPUT
+@pytest.mark.parametrize("kind", ["mse", "ssr", "classes"])
+def test_a_wrapped_loss_is_taken_as_the_loss_itself(kind, output):
+    made, counts = build(output=output), [2, 3] * TOGETHER  # not all computed together
+    x, _ = draw(made, counts)
+    y, name = draw_targets(kind, output, counts)
+    expected, grads = made.evaluate(x, y, loss=name), made.loss_and_grads(x, y, loss=name)
+    for loss in wrapped(losses.LOSSES[name]):
+        assert made.evaluate(x, y, loss=loss) == expected
+        assert_same(made.loss_and_grads(x, y, loss=loss), grads)
+
+
+def test_an_attribute_of_its_own_comes_first():
+    made = build()
+    x, y = draw(made, [2] * (TOGETHER + 40))
+    squares = np.square(made.predict(x) - y)
+    pieces = squares[:TOGETHER], squares[TOGETHER:]
+    for loss in wrapped(losses.mse, reduction="sum"):
+        assert_close(made.evaluate(x, y, loss=loss), sum(a.mean() for a in pieces))
+    for loss in wrapped(losses.ssr, reduction="mean"):
+        expected = sum(a.sum() * len(a) for a in pieces) / len(x)
+        assert_close(made.evaluate(x, y, loss=loss) / expected, 1)
+    for loss in wrapped(losses.cross_entropy, takes_classes=False):
+        with pytest.raises(ValueError, match=r"expected \(N, O\) with N = 296, .* and O = 2$"):
+            made.evaluate(x, np.zeros(len(x), int), loss=loss)
+    for loss in wrapped(losses.mse, reduction="none"):
+        with pytest.raises(ValueError, match=r"loss\.reduction is 'none', expected one of 'mean',"):
+            made.loss_and_grads(x, y, loss=loss)
 
 
 @LAYERS
@@ -756,10 +807,10 @@ STATE = "expected (1, 3, 3): (num_layers, N, H)"
         ("y", None, TypeError, "y has dtype object, expected real numbers"),
         ("y", np.zeros(3), ValueError, "y has shape (3,), expected (N, "),
         ("y", np.zeros((2, 5, O)), ValueError, "y has shape (2, 5, 2), expected (N, "),
-        ("lengths", [5, 0], ValueError, "lengths has shape (2,), expected (3,): (N,)"),
-        ("lengths", 5, ValueError, "lengths has shape (), expected (3,): (N,)"),
-        ("lengths", [5, 6, 0], ValueError, "lengths lie in 0 to 6, expected 0 to T = 5"),
-        ("lengths", [5, -1, 0], ValueError, "lengths lie in -1 to 5, expected 0 to T = 5"),
+        ("lengths", [5, 0], ValueError, "lengths has shape (2,), expected (3,): one for"),
+        ("lengths", 5, ValueError, "lengths has shape (), expected (3,): one for"),
+        ("lengths", [5, 6, 0], ValueError, "lengths[1] is 6, expected 0 to 5: T of x"),
+        ("lengths", [5, -1, 0], ValueError, "lengths[1] is -1, expected 0 to 5: T of x"),
         ("lengths", [5.0, 0.0, 3.0], TypeError, "lengths has dtype float64, expected integers"),
         ("lengths", [True] * 3, TypeError, "lengths has dtype bool, expected integers"),
         ("lengths", [[5], [0, 3], []], ValueError, "lengths is ragged"),

@@ -221,7 +221,7 @@ def test_shape_of_a_readout(name, shape, words):
 
 def test_dh_of_the_last_state_for_another_batch():
     given = changed(arguments(fastbptt.backward), "dh", lambda a: a[-1, :2])
-    words = "dh has shape (2, 5)", "(4, 3, 5): (T, B, H), or (B, H)"
+    words = "dh has shape (2, 5)", "(4, 3, 5): (T, B, H), or (3, 5): (B, H) for the last state"
     assert_turned_away(fastbptt.backward, given, ValueError, *words)
 
 
@@ -229,9 +229,9 @@ def test_dh_of_the_last_state_for_another_batch():
 @pytest.mark.parametrize(
     ("lengths", "error", "words"),
     [
-        ([4, 0], ValueError, ("lengths has shape (2,)", "expected (3,): (B,)")),
-        (4, ValueError, ("lengths has shape ()", "expected (3,): (B,)")),
-        ([[4], [0], [2]], ValueError, ("lengths has shape (3, 1)", "expected (3,): (B,)")),
+        ([4, 0], ValueError, ("lengths has shape (2,)", "expected (3,): one for each")),
+        (4, ValueError, ("lengths has shape ()", "expected (3,): one for each")),
+        ([[4], [0], [2]], ValueError, ("lengths has shape (3, 1)", "expected (3,): one for each")),
         ([4.0, 0.0, 2.0], TypeError, ("lengths has dtype float64", "expected integers")),
         ([True, False, True], TypeError, ("lengths has dtype bool", "expected integers")),
         (["4", "0", "2"], TypeError, ("lengths has dtype <U1", "expected integers")),
@@ -239,7 +239,8 @@ def test_dh_of_the_last_state_for_another_batch():
         ([4, -1, 2], ValueError, ("lengths[1] is -1", "expected 0 to 4")),
         ([4, 0, 5], ValueError, ("lengths[2] is 5", "expected 0 to 4")),
         (np.array([4, 2**64 - 1, 0], np.uint64), ValueError, (f"lengths[1] is {2**64 - 1}",)),
-        ([[4], [0, 2], [1]], ValueError, ("lengths",)),
+        ([[4], [0, 2], [1]], ValueError, ("lengths is ragged", "(3,): one for each sequence")),
+        (np.ma.masked_equal([4, 0, 2], 2), TypeError, ("lengths is a MaskedArray", "a mask")),
     ],
 )  # fmt: skip
 def test_lengths(function, lengths, error, words):
