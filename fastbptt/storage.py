@@ -220,15 +220,15 @@ def replace(path, content):
     A file keeps its mode, and a symbolic link stays one: what it leads to is replaced.  A device
     or a FIFO is written to.
     """
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     try:
-        before = path.stat()
+        before = os.stat(path)
     except FileNotFoundError:
         before = None
     if before is not None and not stat.S_ISREG(before.st_mode):
         with open(path, "wb") as file:  # an error for a directory and a socket
             file.write(content)
         return
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     _clear_left_overs(path.parent)
     part = path.with_name(PART.format(secrets.token_hex(16)))
     mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
