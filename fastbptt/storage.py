@@ -230,23 +230,8 @@ def replace(path, content):
         return
     path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     _clear_left_overs(path.parent)
-    part = path.with_name(PART.format(secrets.token_hex(16)))
-    mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
-
-    def create(name, flags):
-        return os.open(name, flags, mode)
-
-    try:
-        with open(part, "xb", opener=create) as file:  # "x": follows no link, opens no other file
-            _lock_and_own(file, before)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is None:
-                file.close()  # Windows renames no open file
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    while not _put(path, content, before):
+        pass
     if os.name == "posix":  # the new name, too, is on the disk
         directory = os.open(path.parent, os.O_RDONLY)
         try:
@@ -255,14 +240,40 @@ def replace(path, content):
             os.close(directory)
 
 
-def _lock_and_own(file, before):
-    """Lock a new file, and give it the owner, where allowed, and the mode of that before it."""
-    if fcntl is None:
-        return
-    with contextlib.suppress(OSError):  # not every file system has locks
-        fcntl.flock(file, fcntl.LOCK_EX)
-    if before is None:
-        return
+def _put(path, content, before):
+    """Write a new file and give it its name; whether it was still there to be given one."""
+    part = path.with_name(PART.format(secrets.token_hex(16)))
+    mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
+
+    def create(name, flags):
+        return os.open(name, flags, mode)
+
+    try:
+        with open(part, "xb", opener=create) as file:  # "x": follows no link, opens no other file
+            _lock(file)
+            if not part.exists():  # taken for a left-over before it had its lock
+                return False
+            if before is not None and fcntl is not None:
+                _own(file, before)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _lock(file):
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _own(file, before):
+    """Give a new file the owner, where that is allowed, and the mode of the one before it."""
     new = os.fstat(file.fileno())
     if (new.st_uid, new.st_gid) != (before.st_uid, before.st_gid):
         with contextlib.suppress(OSError):
@@ -272,10 +283,9 @@ def _lock_and_own(file, before):
 
 
 def _clear_left_overs(directory):
-    """Remove what killed processes left behind.
+    """Remove what killed processes left behind: files whose lock is free.
 
-    Who writes a file holds its lock from before the first byte until the file has its name: where
-    there are bytes and the lock is free, nobody is left.
+    Who writes one holds its lock until the file has its name.
     """
     with contextlib.suppress(OSError):  # the directory may be unreadable
         for name in filter(LEFT_OVER.fullmatch, os.listdir(directory)):
@@ -289,7 +299,7 @@ def _clear(part):
     file = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file).st_size > 0:
+        if stat.S_ISREG(os.fstat(file).st_mode):
             os.unlink(part)
     finally:
         os.close(file)

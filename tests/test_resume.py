@@ -10,6 +10,7 @@ import json
 import random
 import re
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def state_of(model, optimizer):
     return model.network.vector.tobytes(), optimizer.settings(), arrays, sorted(vars(optimizer))
 
 
-def refused(path, message="", kind=Adam):
+def refused(path, message="", kind: Any = Adam):
     """Check that a file is refused, that the error names it, and that nothing changes before."""
     model, optimizer, content = build(), kind(), path.read_bytes()
     before = state_of(model, optimizer)
@@ -68,7 +69,7 @@ def refused(path, message="", kind=Adam):
     assert path.read_bytes() == content
 
 
-def taken_or_refused(path, kind=Adam):
+def taken_or_refused(path, kind: Any = Adam):
     """Whether a file is taken; refused, it is as `refused` has it."""
     model, optimizer = build(), kind()
     before = state_of(model, optimizer)
@@ -246,7 +247,7 @@ def put(found, at, value):
     return found
 
 
-def value_at(found, at):
+def value_at(found, at) -> Any:
     return functools.reduce(lambda part, key: part[key], at, found)
 
 
@@ -259,11 +260,11 @@ def test_a_state_that_is_not_the_generators(generator, folder, tmp_path):
     largest = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
     ways = [at for at in places(state) if at and at != ("bit_generator",)]
     for at in [*ways[:12], *rng.sample(ways, min(len(ways), 12))]:  # MT19937 has 624 alike
-        value = value_at(state, at)
+        value: Any = value_at(state, at)
         if isinstance(value, int):
             name = next(key for key in reversed(at) if isinstance(key, str))
             wide = 128 if generator.startswith("PCG") else 64
-            top = largest.get(name, 2 ** bits.get(name, wide) - 1)
+            top = largest[name] if name in largest else 2 ** bits.get(name, wide) - 1
             others = [top + 1, -1, 10**400, float(value), str(value), None, [value], value == 1]
         elif isinstance(value, list):
             others = [value[:-1], [*value, 0], {}, None, [None] * len(value), "0" * len(value)]

@@ -313,15 +313,32 @@ def test_what_a_killed_process_leaves_behind(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
 def test_what_only_looks_like_a_left_over(tmp_path):
-    victim, names = tmp_path / "victim", [tmp_path / f".fastbptt-{c * 32}.part" for c in "abcd"]
+    victim, names = tmp_path / "victim", [tmp_path / f".fastbptt-{c * 32}.part" for c in "abc"]
     victim.write_text("mine")
     names[0].symlink_to(victim)
     names[1].mkdir()
     os.mkfifo(names[2])
-    names[3].touch()  # one just begun, before it has its lock
     fastbptt.save(build(), tmp_path / "model")
     assert victim.read_text() == "mine"
     assert set(tmp_path.iterdir()) == {tmp_path / "model", victim, *names}
+
+
+def test_a_file_taken_for_a_left_over_before_it_has_its_lock(tmp_path, monkeypatch):
+    fcntl, files = pytest.importorskip("fcntl"), []
+
+    def flock(file, operation):
+        if operation == fcntl.LOCK_EX and not files:
+            files.extend(tmp_path.iterdir())
+            fastbptt.save(build(), tmp_path / "another")
+            assert not files[0].exists()
+        original(file, operation)
+
+    original = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    fastbptt.save(build(), tmp_path / "model")
+    assert len(files) == 1
+    assert_same(fastbptt.load(tmp_path / "model"), build())
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "another"}
 
 
 def test_names_of_files_being_written(tmp_path, monkeypatch):
@@ -498,7 +515,7 @@ def test_threads_and_processes_save_and_load_one_path(tmp_path):
     assert not failed
     load()
     save()
-    assert not any(part.stat().st_size for part in tmp_path.iterdir() if part != path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 CUT = """
