@@ -55,7 +55,7 @@ class Pass(NamedTuple):
 def weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional, **_):
     """Name and shape of each array of weights, in their order.
 
-    One after the other: sizes that a file claims may be of more than memory can hold.
+    One after the other: a file may claim more layers than memory can hold.
     """
     directions = 2 if bidirectional else 1
     for l in range(num_layers):

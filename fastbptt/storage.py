@@ -40,7 +40,8 @@ LEFT_OVER = re.compile(r"\.fastbptt-[0-9a-f]{32}\.part")
 def save(model, path):
     """Write a model to a file.
 
-    The file is complete or as it was before, whatever ends the process in between.
+    The file is complete or as it was before, whatever ends the process in between.  What a killed
+    one leaves behind, a file named ``.fastbptt-….part``, the next save into the directory removes.
 
     Parameters
     ----------
@@ -69,7 +70,8 @@ def load(path):
     ------
     FileNotFoundError
     ValueError
-        Where the file is cut short, is not one of these, or was written by a later version.
+        Where the file is cut short or damaged, is not one of these, or was written by a later
+        version.
     """
     model, tensors, _ = _read(path)
     if BEST in tensors:
@@ -179,9 +181,11 @@ def _parsed(text):
 
 
 def _each_once(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"a name stands twice among {[name for name, _ in pairs]}")
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands twice")
+        found[name] = value
     return found
 
 

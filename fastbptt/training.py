@@ -290,7 +290,7 @@ def _history(found, best, settings):
         raise ValueError(f"history is {reprlib.repr(found)}, expected {names}")
     history = History(**found)
     for name in ("loss", "validation_loss", "seconds"):
-        # A mean may leave the numbers' range where the losses do not that it is of.
+        # A mean may overflow where the losses that it is of do not.
         sound = math.isfinite if name != "loss" else lambda value: not math.isnan(value)
         if not isinstance(found[name], list) or not all(
             type(value) is float and sound(value) for value in found[name]

@@ -447,7 +447,7 @@ def test_a_name_that_stands_twice(part, folder, tmp_path):
                 metadata[part] = whole
 
             changed(tmp_path / "run", checkpoint(folder), change)
-            refused(tmp_path / "run", "a name stands twice")
+            refused(tmp_path / "run", "stands twice")
 
 
 def test_memory_follows_the_files_size(folder, tmp_path):

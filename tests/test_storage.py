@@ -737,7 +737,7 @@ def test_names_that_stand_twice(tmp_path):
         text = header.replace(once, twice)
         assert text != header
         path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data)
-        refused(path, "a name stands twice")
+        refused(path, "stands twice")
 
 
 def test_a_model_alone_is_no_training(tmp_path):

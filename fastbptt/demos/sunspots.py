@@ -90,7 +90,7 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
         f"hold out {int(year[cut])} to {int(year[-1])} ({len(series) - cut} months)"
     )
     x, y = windows(series[:cut])
-    # First of all: there may be too little memory for it.
+    # Before the kernels are compiled: there may be too little memory for it.
     model, optimizer = new_model(hidden, seed, backend), Adam(LEARNING_RATE)
     if backend == "numba" or compare:
         print("Compiling the Numba kernels, or loading them from the disk: ", end="", flush=True)
