@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def _demo(name, options):
     demo = importlib.import_module(f"fastbptt.demos.{name.replace('-', '_')}")
     try:
         result = demo.run(**options)
-    except (MissingExtraError, OSError) as error:
-        print(f"fastbptt demo: error: {error}", file=sys.stderr)
+    except (MissingExtraError, OSError, MemoryError) as error:
+        print(f"fastbptt demo: error: {str(error) or 'out of memory'}", file=sys.stderr)
         return 1
     return 130 if getattr(result, "interrupted", False) else 0
 
@@ -145,10 +146,21 @@ def _at_least(least):
 
 def _writable_file(text):
     path = Path(text)
-    if not text or path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write to {text!r}: {error.strerror}") from None
+    if not text or stat.S_ISDIR(mode):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
-    if not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write to the directory {str(path.parent)!r}")
+    if not stat.S_ISREG(mode):  # a device is written to, not replaced
+        if not os.access(path, os.W_OK):
+            raise argparse.ArgumentTypeError(f"cannot write to {text!r}")
+        return path
+    directory = Path(os.path.realpath(path) if path.is_symlink() else path).parent
+    if not directory.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {str(directory)!r}")
+    if not os.access(directory, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to the directory {str(directory)!r}")
     return path

@@ -64,6 +64,17 @@ class RNN:
     (2, 1)
     """
 
+    input_size: int
+    hidden_size: int
+    output_size: int
+    num_layers: int
+    bidirectional: bool
+    activation: str
+    output: str
+    dropout: float
+    dtype: str
+    backend: str
+
     def __init__(
         self,
         input_size,
@@ -79,26 +90,16 @@ class RNN:
         seed=None,
         backend="numba",
     ):
-        self.input_size = checks.integer("input_size", input_size)
-        self.hidden_size = checks.integer("hidden_size", hidden_size)
-        self.output_size = checks.integer("output_size", output_size)
-        self.num_layers = checks.integer("num_layers", num_layers)
-        self.bidirectional = bool(bidirectional)
-        self.activation = checks.one_of("activation", activation, ACTIVATIONS)
-        self.output = checks.one_of("output", output, OUTPUTS)
-        self.backend = checks.one_of("backend", backend, BACKENDS)
-        self.dtype = checks.float_dtype("dtype", dtype).name
-        if not isinstance(dropout, numbers.Real):
-            raise TypeError(f"dropout is {dropout!r}, expected a number")
-        self.dropout = float(dropout)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
-        if self.dropout and self.num_layers == 1:
-            raise ValueError(
-                f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
-            )
-        rng = np.random.default_rng(seed)
-        self.network = Network(**self.config(), rng=rng)
+        config = check_config(
+            input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
+            dropout, dtype, backend,
+        )  # fmt: skip
+        self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
+
+    def _settle(self, config, network):
+        for name in _CONFIG:
+            setattr(self, name, config[name])
+        self.network = network
 
     def config(self):
         """What the constructor was given, but for the seed: a model like this one."""
@@ -274,12 +275,49 @@ class RNN:
 
     def __setstate__(self, state):
         config, vector = state
-        self.__init__(**config)
-        self.network.vector[...] = vector
+        self._settle(config, Network(**config, vector=np.array(vector)))
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
            "output", "dropout", "dtype", "backend")  # fmt: skip
+
+
+def check_config(
+    input_size, hidden_size, output_size, num_layers, bidirectional, activation, output, dropout,
+    dtype, backend,
+):  # fmt: skip
+    """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
+    input_size = checks.integer("input_size", input_size)
+    hidden_size = checks.integer("hidden_size", hidden_size)
+    output_size = checks.integer("output_size", output_size)
+    num_layers = checks.integer("num_layers", num_layers)
+    bidirectional = bool(bidirectional)
+    activation = checks.one_of("activation", activation, ACTIVATIONS)
+    output = checks.one_of("output", output, OUTPUTS)
+    backend = checks.one_of("backend", backend, BACKENDS)
+    dtype = checks.float_dtype("dtype", dtype).name
+    if not isinstance(dropout, numbers.Real):
+        raise TypeError(f"dropout is {dropout!r}, expected a number")
+    share = float(dropout)
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
+    if share and num_layers == 1:
+        raise ValueError(
+            f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
+        )
+    values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
+              share, dtype, backend)  # fmt: skip
+    return dict(zip(_CONFIG, values, strict=True))
+
+
+def model_of(config, vector):
+    """The model of these weights, (P,), which become its own.
+
+    Nothing is drawn.  `config` is as :func:`check_config` returned it.
+    """
+    model = RNN.__new__(RNN)
+    model._settle(config, Network(**config, vector=vector))
+    return model
 
 
 class Mean:

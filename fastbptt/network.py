@@ -7,6 +7,7 @@ the best weights, a norm are one operation each.
 
 import copy
 import math
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,49 +52,80 @@ class Pass(NamedTuple):
         return [h[0][-1].copy() for h in self.h]
 
 
+def weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional, **_):
+    """Name and shape of each array of weights, in their order.
+
+    One after the other: a file may claim more layers than memory can hold.
+    """
+    directions = 2 if bidirectional else 1
+    for l in range(num_layers):
+        size = input_size if l == 0 else directions * hidden_size
+        for prefix in _prefixes(l, directions):
+            yield prefix + "W_x", (size, hidden_size)
+            yield prefix + "W_h", (hidden_size, hidden_size)
+            yield prefix + "b", (hidden_size,)
+    yield "W_y", (directions * hidden_size, output_size)
+    yield "b_y", (output_size,)
+
+
+def _prefixes(l, directions):
+    """What the names of a layer's weights begin with, for each direction."""
+    return [f"layers.{l}.", f"layers.{l}.reverse."][:directions]
+
+
 class Network:
     """Stacked recurrent layers and a readout.
 
     Parameters
     ----------
-    As for :class:`fastbptt.RNN`, checked there; `rng` draws the initial weights.
+    As for :class:`fastbptt.RNN`, checked there; and the weights, by one of
+
+    vector : ndarray, (P,)
+        Taken as it is.
+    rng : numpy.random.Generator
+        Draws them.
 
     Attributes
     ----------
     vector : ndarray, (P,)
-        All weights.
+        All weights, in the order of :func:`weight_shapes`.
     """
 
     def __init__(
         self, input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-        dropout, dtype, backend, rng,
+        dropout, dtype, backend, *, vector=None, rng=None,
     ):  # fmt: skip
         self.hidden_size, self.num_layers = hidden_size, num_layers
         self.directions = 2 if bidirectional else 1
         self.activation, self.output, self.dropout = activation, output, dropout
         self.backend = backend
-        width = self.directions * hidden_size
-        drawn = {}
-        for l in range(num_layers):
-            for prefix in self._prefixes(l):
-                size = input_size if l == 0 else width
-                params = init_params(size, hidden_size, dtype=dtype, seed=rng)
-                drawn |= {prefix + name: array for name, array in params._asdict().items()}
-        limit = math.sqrt(6 / (width + output_size))
-        drawn["W_y"] = rng.uniform(-limit, limit, (width, output_size)).astype(dtype)
-        drawn["b_y"] = np.zeros(output_size, dtype)
-        self._shapes = {name: array.shape for name, array in drawn.items()}
-        self.vector = _joined(drawn.values())
+        shapes = weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional)
+        self._shapes = dict(shapes)
+        self.vector = self._empty(np.dtype(dtype)) if vector is None else vector
         views = self.named(self.vector)
         self._layers = [
-            [Params(*(views[p + name] for name in Params._fields)) for p in self._prefixes(l)]
-            for l in range(num_layers)
+            [Params(*(views[p + name] for name in Params._fields)) for p in prefixes]
+            for prefixes in (_prefixes(l, self.directions) for l in range(num_layers))
         ]
         self._W_y, self._b_y = views["W_y"], views["b_y"]
+        if rng is not None:
+            self._draw(rng)
 
-    def _prefixes(self, l):
-        """What the names of a layer's weights begin with, for each direction."""
-        return [f"layers.{l}.", f"layers.{l}.reverse."][: self.directions]
+    def _empty(self, dtype):
+        """Memory for all weights: where there is too little, it is said before work is done."""
+        size = sum(map(math.prod, self._shapes.values()))
+        if size * dtype.itemsize > sys.maxsize:  # np.empty would say so in words of its own
+            raise MemoryError("the model has more weights than memory can hold")
+        return np.empty(size, dtype)
+
+    def _draw(self, rng):
+        for params in (params for layer in self._layers for params in layer):
+            drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype.name, seed=rng)
+            for a, its_drawn in zip(params, drawn, strict=True):
+                a[...] = its_drawn
+        limit = math.sqrt(6 / sum(self._W_y.shape))
+        self._W_y[...] = rng.uniform(-limit, limit, self._W_y.shape)
+        self._b_y[...] = 0
 
     def named(self, vector):
         """Views of a vector of weights, or of their gradients, by name."""

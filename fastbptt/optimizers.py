@@ -28,6 +28,9 @@ class _Optimizer:
         self._steps = 0
         self._arrays: dict[str, list[np.ndarray]] = {}  # for each name: state, then scratch
 
+    def settings(self):
+        raise NotImplementedError
+
     def _update(self, p, d, *arrays):
         raise NotImplementedError
 
@@ -102,6 +105,42 @@ class _Optimizer:
         self._arrays = {
             name: self._with_scratch([np.array(state[key]) for key in keys[name]]) for name in names
         }
+
+    def restore(self, settings, state, parameters):
+        """Take over what :meth:`settings` and :meth:`state` returned, to go on with parameters.
+
+        Parameters
+        ----------
+        settings : dict
+            Held to the constructor's rules.
+        state : mapping of str to ndarray
+            Held to what steps can leave behind; copied.
+        parameters : mapping of str to ndarray
+            Those of the next step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where anything does not fit; the optimizer is as before then.
+        """
+        if not isinstance(settings, dict) or settings.keys() != self.settings().keys():
+            raise ValueError(
+                f"the optimizer has the settings {settings}, expected {[*self.settings()]}"
+            )
+        # The class whose constructor takes them; a user's subclass may take others.
+        kind = next(kind for kind in type(self).__mro__ if "settings" in vars(kind))
+        found = kind(**settings)
+        found.set_state(state)
+        if found._steps > 0 or found._arrays:
+            found._check_state(parameters)
+        for name, arrays in found._arrays.items():
+            for what, a in zip(self._STATE, arrays, strict=False):
+                # Squares may have left the numbers' range; an infinite m makes infinite weights.
+                if not (np.isfinite(a) if what == "m" else a >= 0).all():
+                    raise ValueError(f"state['{what}.{name}'] holds what no step leaves behind")
+        for name in settings:
+            setattr(self, name, getattr(found, name))
+        self._steps, self._arrays = found._steps, found._arrays
 
     def _with_scratch(self, arrays):
         return arrays + [np.empty_like(arrays[0]) for _ in range(self._SCRATCH)]

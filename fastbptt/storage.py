@@ -3,27 +3,45 @@
 A file holds each of :meth:`fastbptt.RNN.parameters` under its name and, as metadata, what the
 model's constructor was given.  A training run's file holds more beside that, see
 :func:`save_training`; :func:`load` reads the model out of either.
+
+Nothing that a file says is believed before it is checked: it may be damaged, or somebody else's.
 """
 
+import contextlib
 import json
 import os
+import re
+import secrets
+import stat
 from pathlib import Path
 
 import numpy as np
 
 from fastbptt.extras import import_extra
-from fastbptt.model import RNN
+from fastbptt.model import RNN, check_config, model_of
+from fastbptt.network import weight_shapes
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = "fastbptt"
 VERSION = 1
 BEST = "best weights"
 OPTIMIZER = "optimizer."
+DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
+
+# What a file is called until it is complete; a killed process leaves it behind.
+PART = ".fastbptt-{}.part"
+LEFT_OVER = re.compile(r"\.fastbptt-[0-9a-f]{32}\.part")
 
 
 def save(model, path):
     """Write a model to a file.
 
-    The file is complete or as it was before, whatever ends the process in between.
+    The file is complete or as it was before, whatever ends the process in between.  What a killed
+    one leaves behind, a file named ``.fastbptt-….part``, the next save into the directory removes.
 
     Parameters
     ----------
@@ -52,7 +70,8 @@ def load(path):
     ------
     FileNotFoundError
     ValueError
-        Where the file is cut short, is not one of these, or was written by a later version.
+        Where the file is cut short or damaged, is not one of these, or was written by a later
+        version.
     """
     model, tensors, _ = _read(path)
     if BEST in tensors:
@@ -88,9 +107,10 @@ def load_training(path):
     optimizer_state : dict of str to ndarray
     best : ndarray or None
     progress : dict
+        As the file has it: what is in it is for the caller to check.
     """
     model, tensors, progress = _read(path)
-    if progress is None:
+    if not isinstance(progress, dict):
         raise ValueError(f"{path} holds a model alone, expected the checkpoint of a training run")
     state = {k.removeprefix(OPTIMIZER): a for k, a in tensors.items() if k.startswith(OPTIMIZER)}
     return model, state, tensors.get(BEST), progress
@@ -107,30 +127,66 @@ def _write(path, model, tensors, progress):
     replace(path, write({**tensors, **model.parameters()}, metadata))
 
 
+# Reading
+
+
 def _read(path):
     """The model, the tensors beside its weights, and a training run's progress."""
     safetensors = import_extra("safetensors", "train", "a checkpoint")
-    with open(path, "rb"):  # FileNotFoundError and the like as Python words them
-        pass
+    content = _content(path)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+        found = dict(safetensors.deserialize(content))
+        size = int.from_bytes(content[:8], "little")
+        metadata = _parsed(content[8 : 8 + size]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is cut short or no safetensors file: {error}") from None
+    del content  # the tensors are copies
+    _check_format(path, metadata)
     try:
-        model = RNN(**json.loads(metadata["model"]))
-        progress = json.loads(metadata["training"])
-    except (KeyError, TypeError, ValueError) as error:
+        given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
+        config = check_config(**given)
+        if json.dumps(given, sort_keys=True) != json.dumps(config, sort_keys=True):
+            raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {error}") from error
-    for name, array in model.parameters().items():
-        found = tensors.pop(name, None)
-        if found is None or found.shape != array.shape or found.dtype != array.dtype:
-            has = "is missing" if found is None else f"has shape {found.shape}, {found.dtype}"
-            raise ValueError(f"{path}: {name} {has}, expected {array.shape}, {array.dtype}")
-        array[...] = found
-    return model, tensors, progress
+
+    # One by one, up to the first that is missing: only then does memory follow the sizes given.
+    dtype = config["dtype"]
+    weights = [
+        _taken(path, found, name, shape, dtype).ravel() for name, shape in weight_shapes(**config)
+    ]
+    vector = np.concatenate(weights)
+    tensors = {}
+    for name in [*found]:
+        if name == OPTIMIZER + "steps":
+            tensors[name] = _taken(path, found, name, (), "int64")
+        elif name == BEST or name.startswith(OPTIMIZER):
+            tensors[name] = _taken(path, found, name, vector.shape, dtype)
+        else:
+            raise ValueError(f"{path} holds {name!r}, which is not of this model")
+    return model_of(config, vector), tensors, progress
+
+
+def _content(path):
+    """A file's bytes, read: mapped memory would vanish where another process cuts the file."""
+    # Without waiting: a FIFO has no size, and so is read as an empty file.
+    flags = getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, its: os.open(name, its | flags)) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def _parsed(text):
+    """What JSON says; no name may stand twice, since readers differ in which one they take."""
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs):
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands twice")
+        found[name] = value
+    return found
 
 
 def _check_format(path, metadata):
@@ -138,25 +194,48 @@ def _check_format(path, metadata):
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file, but holds no fastbptt model")
     version = metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
+    if not re.fullmatch("[0-9]{1,9}", version) or int(version) > VERSION:
         raise ValueError(
             f"{path} has format version {version!r}, expected {VERSION} or earlier: "
             "a later fastbptt wrote it"
         )
 
 
+def _taken(path, found, name, shape, dtype):
+    """The array of a tensor, which is taken out of those found."""
+    tensor = found.pop(name, None)
+    has = "is missing"
+    if tensor is not None:
+        its_shape, its_dtype = tuple(tensor["shape"]), tensor["dtype"]
+        its_dtype = DTYPES.get(its_dtype, its_dtype)
+        if (its_shape, its_dtype) == (shape, dtype):
+            data = np.frombuffer(tensor["data"], np.dtype(dtype).newbyteorder("<"))
+            return data.astype(dtype, copy=False).reshape(shape)
+        has = f"has shape {its_shape}, {its_dtype}"
+    raise ValueError(f"{path}: {name} {has}, expected {shape}, {dtype}")
+
+
+# Writing
+
+
 def replace(path, content):
-    """Put a file's content in place, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put a file's content in place, whole or not at all.
+
+    A file keeps its mode, and a symbolic link stays one: what it leads to is replaced.  A device
+    or a FIFO is written to.
+    """
     try:
-        with open(part, "wb") as file:
+        before = os.stat(path)
+    except FileNotFoundError:
+        before = None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        with open(path, "wb") as file:  # an error for a directory and a socket
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        return
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    _clear_left_overs(path.parent)
+    while not _put(path, content, before):
+        pass
     if os.name == "posix":  # the new name, too, is on the disk
         directory = os.open(path.parent, os.O_RDONLY)
         try:
@@ -165,8 +244,114 @@ def replace(path, content):
             os.close(directory)
 
 
+def _put(path, content, before):
+    """Write a new file and give it its name; whether it was still there to be given one."""
+    part = path.with_name(PART.format(secrets.token_hex(16)))
+    mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
+
+    def create(name, flags):
+        return os.open(name, flags, mode)
+
+    try:
+        with open(part, "xb", opener=create) as file:  # "x": follows no link, opens no other file
+            _lock(file)
+            if not part.exists():  # taken for a left-over before it had its lock
+                return False
+            if before is not None and fcntl is not None:
+                _own(file, before)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _lock(file):
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _own(file, before):
+    """Give a new file the owner, where that is allowed, and the mode of the one before it."""
+    new = os.fstat(file.fileno())
+    if (new.st_uid, new.st_gid) != (before.st_uid, before.st_gid):
+        with contextlib.suppress(OSError):
+            os.chown(file.fileno(), before.st_uid, before.st_gid)
+    if new.st_mode != before.st_mode:  # the umask took something away
+        os.chmod(file.fileno(), stat.S_IMODE(before.st_mode))
+
+
+def _clear_left_overs(directory):
+    """Remove what killed processes left behind: files whose lock is free.
+
+    Who writes one holds its lock until the file has its name.
+    """
+    with contextlib.suppress(OSError):  # the directory may be unreadable
+        for name in filter(LEFT_OVER.fullmatch, os.listdir(directory)):
+            with contextlib.suppress(OSError):  # being written, gone by now, or another user's
+                _clear(os.path.join(directory, name))
+
+
+def _clear(part):
+    if fcntl is None:
+        return
+    file = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            os.unlink(part)
+    finally:
+        os.close(file)
+
+
+# Random generators
+
+U32, U64, U128 = (2**bits - 1 for bits in (32, 64, 128))
+_PCG = {"state": {"state": U128, "inc": U128}, "has_uint32": 1, "uinteger": U32}
+# For each kind, its state with the largest integer in each place; the least is 0.
+GENERATORS = {
+    "PCG64": _PCG,
+    "PCG64DXSM": _PCG,
+    "MT19937": {"state": {"key": [U32] * 624, "pos": 624}},
+    "Philox": {
+        "state": {"counter": [U64] * 4, "key": [U64] * 2},
+        "buffer": [U64] * 4, "buffer_pos": 4, "has_uint32": 1, "uinteger": U32,
+    },
+    "SFC64": {"state": {"state": [U64] * 4}, "has_uint32": 1, "uinteger": U32},
+}  # fmt: skip
+
+
 def restored_generator(state):
-    """A random generator in the state that ``generator.bit_generator.state`` gave."""
-    bit_generator = getattr(np.random, state["bit_generator"])()
+    """A random generator in the state that ``generator.bit_generator.state`` gave.
+
+    Arrays are lists in it.  NumPy believes it unseen, so it is checked here, also for its kind:
+    nothing else is made than one of NumPy's five.
+    """
+    kind = state.get("bit_generator") if isinstance(state, dict) else None
+    if not isinstance(kind, str) or kind not in GENERATORS:
+        raise ValueError(
+            f"the generator is of the kind {kind!r}, expected one of {', '.join(GENERATORS)}"
+        )
+    if not _within(state, {"bit_generator": kind, **GENERATORS[kind]}):
+        raise ValueError(f"the generator's state is none of a {kind}")
+    bit_generator = getattr(np.random, kind)(0)
     bit_generator.state = state
     return np.random.Generator(bit_generator)
+
+
+def _within(found, largest):
+    """Whether a state has the same names and lengths, and integers within their ranges."""
+    if type(found) is not type(largest):
+        return False
+    if isinstance(found, dict):
+        return found.keys() == largest.keys() and all(
+            _within(found[name], largest[name]) for name in largest
+        )
+    if isinstance(found, list):
+        return len(found) == len(largest) and all(map(_within, found, largest))
+    return 0 <= found <= largest if isinstance(found, int) else found == largest

@@ -3,8 +3,9 @@
 import contextlib
 import math
 import os
+import reprlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastbptt.model import RNN, Mean, find_loss
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 
 MEMORY = "full", "checkpointed"
+STOPPED = "finished", "early", "interrupted", "callback"
 
 
 @dataclass
@@ -254,23 +256,64 @@ class _Run:
     def resume(self, path, settings):
         """Go on from a file, if it is of the same model and training."""
         model, state, best, progress = storage.load_training(path)
-        then, now = ({**m.config(), **s} for m, s in
-                     ((model, progress["settings"]), (self.model, settings)))  # fmt: skip
-        for name in {**then, **now}:
-            if name != "backend" and then.get(name) != now.get(name):
-                raise ValueError(
-                    f"{path} is of a training with {name} = {then.get(name)!r}, expected "
-                    f"{now.get(name)!r}; remove the file to begin anew"
-                )
-        self.optimizer.set_state(state)
-        for name, value in progress["optimizer"].items():  # a callback may have changed them
-            setattr(self.optimizer, name, value)
-        self.rng = storage.restored_generator(progress["rng"])
-        self.history = History(**progress["history"])
-        if self.history.stopped != "early":
-            self.history.stopped = "finished"
-        self.best = best
-        self.good[...] = self.model.network.vector[...] = model.network.vector
+        _check_same(path, model.config(), self.model.config())
+        _check_same(path, progress.get("settings"), settings)
+        vector = model.network.vector
+        try:
+            history = _history(progress.get("history"), best, settings)
+            rng = storage.restored_generator(progress.get("rng"))
+            if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
+                raise ValueError("weights are infinite or NaN")
+            # Last, since it changes the optimizer.  A callback may have changed the settings.
+            self.optimizer.restore(progress.get("optimizer"), state, {"weights": vector})
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path} holds no training to go on with: {error}") from error
+        self.rng, self.history, self.best = rng, history, best
+        self.good[...] = self.model.network.vector[...] = vector
+
+
+def _check_same(path, then, now):
+    """Check that a file's model or training is the present one."""
+    if not isinstance(then, dict):
+        raise ValueError(f"{path} holds no training to go on with: its settings are missing")
+    for name in {**then, **now}:
+        if name != "backend" and then.get(name) != now.get(name):
+            raise ValueError(
+                f"{path} is of a training with {name} = {reprlib.repr(then.get(name))}, expected "
+                f"{now.get(name)!r}; remove the file to begin anew"
+            )
+
+
+def _history(found, best, settings):
+    """The history in a file, as training with these settings and best weights leaves it."""
+    names = [each.name for each in fields(History)]
+    if not isinstance(found, dict) or found.keys() != set(names):
+        raise ValueError(f"history is {reprlib.repr(found)}, expected {names}")
+    history = History(**found)
+    for name in ("loss", "validation_loss", "seconds"):
+        # A mean may overflow where the losses that it is of do not.
+        sound = math.isfinite if name != "loss" else lambda value: not math.isnan(value)
+        if not isinstance(found[name], list) or not all(
+            type(value) is float and sound(value) for value in found[name]
+        ):
+            raise ValueError(f"history's {name} is {reprlib.repr(found[name])}, expected numbers")
+    epochs = len(history.loss)
+    validated = epochs if settings["validation"] is not None else 0
+    if (len(history.validation_loss), len(history.seconds)) != (validated, epochs):
+        raise ValueError(f"history has {epochs} losses, but not as many values beside them")
+    values, best_epoch = history.validation_loss or history.loss, None
+    if settings["patience"] is not None and values:
+        best_epoch = values.index(min(values))
+    if repr(history.best_epoch) != repr(best_epoch) or (best is None) != (best_epoch is None):
+        raise ValueError(
+            f"history's best epoch is {reprlib.repr(history.best_epoch)}, expected {best_epoch}, "
+            f"and {'no' if best_epoch is None else 'its'} weights beside"
+        )
+    if history.stopped not in STOPPED:
+        raise ValueError(f"history's stopped is {reprlib.repr(history.stopped)}")
+    if history.stopped != "early":
+        history.stopped = "finished"
+    return history
 
 
 def _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar):

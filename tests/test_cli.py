@@ -2,9 +2,11 @@
 
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -195,7 +197,44 @@ def test_no_plot(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+def test_a_plot_into_a_device_or_a_fifo(tmp_path, capsys, monkeypatch):
+    for module, name in ((os, "rename"), (os, "replace"), (Path, "rename"), (Path, "replace")):
+        monkeypatch.setattr(module, name, lambda *args: pytest.fail("replaced"))
+    fifo, content = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: content.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    for path in ("/dev/null", str(fifo)):
+        assert cli.main(["demo", "tomorrow", "--plot", path]) == 0
+        assert f"Picture: {path}" in capsys.readouterr().out
+    reader.join(10)
+    assert [image[:4] for image in content] == [b"\x89PNG"]
+    assert Path("/dev/null").is_char_device()
+    assert fifo.is_fifo()
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
 # What is missing, what is wrong
+
+
+@pytest.mark.parametrize("hidden", [10**9, 10**11, 10**400], ids=["1e9", "1e11", "1e400"])
+@pytest.mark.parametrize("name", ["sunspots", "many-to-many"])
+def test_more_hidden_units_than_memory_holds(name, hidden, capsys, monkeypatch):
+    """A line, before anything is compiled."""
+    monkeypatch.setattr(sunspots, "warmup", lambda dtype: pytest.fail("compiled"))
+    assert cli.main(["demo", name, "--hidden", str(hidden)]) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"fastbptt demo: error: .*(memory|allocate).*\n", err)
+
+
+def test_out_of_memory_without_words(monkeypatch, capsys):
+    def fail(**options):
+        raise MemoryError
+
+    monkeypatch.setattr(sunspots, "run", fail)
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == "fastbptt demo: error: out of memory\n"
 
 
 def test_without_tqdm(monkeypatch, capsys):
@@ -244,6 +283,9 @@ def test_a_plot_asked_for_without_matplotlib(name, tmp_path, capsys, no_matplotl
         (["demo", "--backend", "torch"], "argument --backend: invalid choice: 'torch'"),
         (["demo", "--plot", "no/such/p.png"], "argument --plot: there is no directory 'no/such'"),
         (["demo", "--plot", "."], "argument --plot: '.' is not the name of a file"),
+        (["demo", "--plot", ""], "argument --plot: '' is not the name of a file"),
+        (["demo", "--plot", "p" * 300], "argument --plot: cannot write to 'ppp"),
+        (["demo", "--plot", f"{'d' * 300}/p.png"], "argument --plot: cannot write to 'ddd"),
         (["demo", "--plot", "p.png", "--no-plot"], "not allowed with argument"),
         (["demo", "--fast"], "unrecognized arguments: --fast"),
         (["demo", "product"], "argument NAME: invalid choice: 'product'"),

@@ -1,15 +1,23 @@
 """Files of models: read back to the bit, replaced whole or not at all, others refused."""
 
+import contextlib
+import copy
+import itertools
 import json
 import os
 import pathlib
 import pickle
 import random
 import re
+import secrets
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -240,6 +248,323 @@ def test_a_kill_in_the_middle_of_saving(tmp_path):
         assert len(set(vector.tolist())) == 1
 
 
+@contextlib.contextmanager
+def started(program, *args):
+    """A program in a process of its own that says on stdout how far it is; killed in the end."""
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(fastbptt.__file__).parents[1])}
+    command = [sys.executable, "-c", program, *map(str, args)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+IN_THE_MIDDLE = """
+import os, sys, time
+import fastbptt
+
+def fsync(file):
+    print("in the middle", flush=True)
+    time.sleep(100)
+
+os.fsync = fsync
+fastbptt.save(fastbptt.RNN(2, 3, 4), sys.argv[1])
+"""
+
+
+def test_what_a_killed_process_leaves_behind(tmp_path, monkeypatch):
+    """The next save removes it, but not what another thread or process is writing."""
+    path, go_on, at_work = tmp_path / "model", threading.Event(), threading.Event()
+    with started(IN_THE_MIDDLE, path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in the middle\n"
+        [alive] = tmp_path.iterdir()
+        fastbptt.save(build(), path)
+        assert set(tmp_path.iterdir()) == {path, alive}
+        process.kill()
+        process.wait()
+        assert alive.exists()
+    others = f"{alive.name}.png", f"x{alive.name}", ".fastbptt-.part"
+    others = [tmp_path / name for name in others]
+    for other in others:
+        other.write_text("mine")
+
+    def fsync(file):
+        if threading.current_thread() is thread:
+            at_work.set()
+            go_on.wait(10)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    thread = threading.Thread(target=fastbptt.save, args=(build(dtype="float64"), path))
+    thread.start()
+    try:
+        assert at_work.wait(10)
+        [its] = set(tmp_path.iterdir()) - {path, *others}
+        assert its != alive
+        fastbptt.save(build(), path)
+        assert set(tmp_path.iterdir()) == {path, its, *others}
+    finally:
+        go_on.set()
+        thread.join()
+    assert_same(fastbptt.load(path), build(dtype="float64"))
+    assert set(tmp_path.iterdir()) == {path, *others}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+def test_what_only_looks_like_a_left_over(tmp_path):
+    victim, names = tmp_path / "victim", [tmp_path / f".fastbptt-{c * 32}.part" for c in "abc"]
+    victim.write_text("mine")
+    names[0].symlink_to(victim)
+    names[1].mkdir()
+    os.mkfifo(names[2])
+    fastbptt.save(build(), tmp_path / "model")
+    assert victim.read_text() == "mine"
+    assert set(tmp_path.iterdir()) == {tmp_path / "model", victim, *names}
+
+
+def test_a_file_taken_for_a_left_over_before_it_has_its_lock(tmp_path, monkeypatch):
+    fcntl, files = pytest.importorskip("fcntl"), []
+
+    def flock(file, operation):
+        if operation == fcntl.LOCK_EX and not files:
+            files.extend(tmp_path.iterdir())
+            fastbptt.save(build(), tmp_path / "another")
+            assert not files[0].exists()
+        original(file, operation)
+
+    original = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    fastbptt.save(build(), tmp_path / "model")
+    assert len(files) == 1
+    assert_same(fastbptt.load(tmp_path / "model"), build())
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "another"}
+
+
+def test_names_of_files_being_written(tmp_path, monkeypatch):
+    """New ones each time, which nobody can guess and put a link under."""
+    parts = []
+
+    def replace(part, target):
+        parts.append(part)
+        return original(part, target)
+
+    original = pathlib.Path.replace
+    monkeypatch.setattr(pathlib.Path, "replace", replace)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f".model.{os.getpid()}").symlink_to(victim)
+    for _ in range(3):
+        fastbptt.save(build(), tmp_path / "model")
+    assert len(set(parts)) == 3
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0" * 2 * count)
+    (tmp_path / f".fastbptt-{'0' * 32}.part").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        fastbptt.save(build(), tmp_path / "model")
+    assert victim.read_text() == "mine"
+    assert_same(fastbptt.load(tmp_path / "model"), build())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes as POSIX has them")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444, 0o777])
+def test_a_file_keeps_its_mode(mode, tmp_path, monkeypatch):
+    path, seen = tmp_path / "model", []
+
+    def fsync(file):
+        seen.append(stat.S_IMODE(os.fstat(file).st_mode))
+
+    umask = os.umask(0o027)
+    try:
+        fastbptt.save(build(), path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(mode)
+        monkeypatch.setattr(os, "fsync", fsync)
+        fastbptt.save(build(dtype="float64"), path)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == mode == seen[0]
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path):
+    (tmp_path / "models").mkdir()
+    target, links = tmp_path / "models" / "model", [tmp_path / name for name in "abc"]
+    links[0].symlink_to("models/model")
+    links[1].symlink_to(links[0])
+    links[2].symlink_to(tmp_path / "models")
+    for path in (links[0], links[1], links[2] / "model"):  # the first one leads to nothing yet
+        fastbptt.save(build(), path)
+        assert not target.is_symlink()
+        assert_same(fastbptt.load(target), build())
+        assert all(link.is_symlink() for link in links)
+        assert list(target.parent.iterdir()) == [target]
+        fastbptt.save(build(dtype="float64"), path)
+        assert_same(fastbptt.load(target), build(dtype="float64"))
+        target.unlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        fastbptt.save(build(), tmp_path / "loop")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_long_names(tmp_path):
+    path = tmp_path / ("m" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    fastbptt.save(build(), path)
+    assert_same(fastbptt.load(path), build())
+    with pytest.raises(OSError, match="too long"):
+        fastbptt.save(build(), tmp_path / f"{path.name}m")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def nothing_is_renamed(monkeypatch):
+    """As root, to replace a device would destroy it."""
+    for module, name in itertools.product((os, pathlib.Path), ("rename", "replace")):
+        monkeypatch.setattr(module, name, lambda *args: pytest.fail("replaced"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+@pytest.mark.usefixtures("nothing_is_renamed")
+def test_what_is_no_regular_file(tmp_path):
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(IsADirectoryError, match="directory"):
+        fastbptt.save(build(), tmp_path / "directory")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        with pytest.raises(OSError, match="socket"):
+            fastbptt.save(build(), tmp_path / "socket")
+        assert (tmp_path / "socket").is_socket()
+    fastbptt.save(build(), "/dev/null")
+    assert os.path.exists("/dev/null")
+    assert not os.path.isfile("/dev/null")
+
+    fifo, content = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: content.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    fastbptt.save(build(), fifo)
+    reader.join(10)
+    assert fifo.is_fifo()
+    (tmp_path / "copy").write_bytes(content[0])
+    assert_same(fastbptt.load(tmp_path / "copy"), build())
+    for path in (fifo, "/dev/null", "/dev/zero"):  # without waiting for a writer, or for ever
+        refused(path, "is cut short")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no /dev/fd")
+@pytest.mark.usefixtures("nothing_is_renamed")
+def test_a_pipe_by_its_name():
+    """As /dev/stdout is one: a link that leads to no path."""
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as reading, open(theirs, "wb"):
+        storage.replace(f"/dev/fd/{theirs}", b"content")
+        assert reading.read(7) == b"content"
+
+
+# Several at once
+
+STRESS = """
+import itertools, sys
+import numpy as np
+import fastbptt
+
+model = fastbptt.RNN(10**5, 1, 1, seed=0)
+for number in itertools.count(int(sys.argv[2])):
+    model.network.vector[...] = number
+    fastbptt.save(model, sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_threads_and_processes_save_and_load_one_path(tmp_path):
+    """With kills: there is always a file of one save, whole."""
+    path, rng, stop = tmp_path / "model", random.Random(0), threading.Event()
+    model, failed, loaded = RNN(10**5, 1, 1, seed=0), [], []
+    model.network.vector[...] = -1
+    fastbptt.save(model, path)
+
+    def save():
+        fastbptt.save(model, path)
+
+    def load():
+        [number] = set(fastbptt.load(path).network.vector.tolist())
+        loaded.append(number)
+
+    def work(action):
+        try:
+            while not stop.is_set():
+                action()
+        except BaseException as error:
+            failed.append(error)
+
+    actions = save, save, load, load
+    threads = [threading.Thread(target=work, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    try:
+        for first in (0, 10**6):
+            with started(STRESS, path, first), started(STRESS, path, first):
+                deadline = time.monotonic() + 30
+                while not (failed or (loaded and max(loaded) > first)):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0, 0.1))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    load()
+    save()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+CUT = """
+import sys
+import fastbptt
+from fastbptt import storage
+
+def check_format(path, metadata):
+    open(path, "wb").close()
+    original(path, metadata)
+
+original, storage._check_format = storage._check_format, check_format
+print(fastbptt.load(sys.argv[1]).network.vector.sum().item())
+"""
+
+
+def test_a_file_that_another_process_cuts_while_it_is_read(tmp_path):
+    """Mapped memory would vanish, and with it the process: SIGBUS."""
+    model, path = RNN(10**5, 1, 1, seed=0), tmp_path / "model"
+    fastbptt.save(model, path)
+    with started(CUT, path) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == f"{model.network.vector.sum().item()}\n"
+        assert process.wait() == 0
+    assert path.stat().st_size == 0
+
+
+# Without drawing
+
+
+def test_models_are_loaded_and_copied_without_drawing_weights(tmp_path, monkeypatch):
+    model, optimizer = build(num_layers=2, bidirectional=True), Adam()
+    fastbptt.save(model, tmp_path / "model")
+    storage.save_training(tmp_path / "run", model, optimizer, None, {})
+    for module, name in ((np.linalg, "qr"), (np.random, "default_rng")):
+        monkeypatch.setattr(module, name, lambda *args: pytest.fail("drawn"))
+    for copied in (
+        fastbptt.load(tmp_path / "model"),
+        fastbptt.load(tmp_path / "run"),
+        storage.load_training(tmp_path / "run")[0],
+        copy.copy(model),
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert_same(copied, model)
+        assert not np.shares_memory(copied.network.vector, model.network.vector)
+        assert copied.network.vector.flags.writeable
+
+
 # What is refused
 
 
@@ -351,6 +676,68 @@ def test_no_description(name, text, tmp_path):
 
     changed(tmp_path / "model", change)
     refused(tmp_path / "model", "describes no model")
+
+
+SIZES = [0, -1, 2.0, True, "2", None, [2], 10**4, 2**31, 2**63, 10**30, 10**400]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size!s:.9}")
+@pytest.mark.parametrize("name", ["input_size", "hidden_size", "output_size", "num_layers"])
+def test_other_sizes_than_the_tensors(name, size, tmp_path, monkeypatch):
+    """Nothing of these sizes is made, nor drawn."""
+
+    def change(tensors, metadata):
+        metadata["model"] = json.dumps({**json.loads(metadata["model"]), name: size})
+
+    changed(tmp_path / "model", change)
+    monkeypatch.setattr(np.linalg, "qr", lambda *args: pytest.fail("drawn"))
+    tracemalloc.start()
+    refused(tmp_path / "model", "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bidirectional": "no"}, {"bidirectional": 0}, {"activation": "sin"}, {"activation": 1},
+        {"output": "first"}, {"dropout": -0.1}, {"dropout": "0"}, {"dropout": 10**400},
+        {"dtype": "float16"}, {"dtype": "f4"}, {"backend": "os"}, {"backend": None}, {"seed": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_model_than_there_can_be(change, tmp_path):
+    def apply(tensors, metadata):
+        metadata["model"] = json.dumps({**json.loads(metadata["model"]), **change})
+
+    changed(tmp_path / "model", apply)
+    refused(tmp_path / "model", "describes no model")
+
+
+@pytest.mark.parametrize("name", ["layers.1.W_x", "W_z", "best weight", "optimizer"])
+def test_a_tensor_of_no_model(name, tmp_path):
+    changed(tmp_path / "model", lambda tensors, _: tensors.update({name: np.ones(3)}))
+    refused(tmp_path / "model", f"holds '{name}', which is not of this model")
+
+
+def test_names_that_stand_twice(tmp_path):
+    """Readers differ in which one they take."""
+    path = tmp_path / "model"
+    fastbptt.save(build(), path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + size].decode(), content[8 + size :]
+    tensor = re.search(r'"b_y":\{.*?\}', header)
+    assert tensor
+    for once, twice in (
+        (tensor[0], f"{tensor[0]},{tensor[0]}"),
+        (r"\"hidden_size\"", r"\"input_size\":2,\"hidden_size\""),
+    ):
+        text = header.replace(once, twice)
+        assert text != header
+        path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data)
+        refused(path, "stands twice")
 
 
 def test_a_model_alone_is_no_training(tmp_path):

@@ -90,6 +90,8 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
         f"hold out {int(year[cut])} to {int(year[-1])} ({len(series) - cut} months)"
     )
     x, y = windows(series[:cut])
+    # Before the kernels are compiled: there may be too little memory for it.
+    model, optimizer = new_model(hidden, seed, backend), Adam(LEARNING_RATE)
     if backend == "numba" or compare:
         print("Compiling the Numba kernels, or loading them from the disk: ", end="", flush=True)
         start = time.perf_counter()
@@ -97,8 +99,6 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
         print(f"{time.perf_counter() - start:.1f} s")
     if compare:
         print_comparison(x, y, hidden, seed)
-
-    model, optimizer = new_model(hidden, seed, backend), Adam(LEARNING_RATE)
 
     def decay(_, history):
         optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * len(history.loss) / epochs)) / 2
