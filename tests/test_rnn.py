@@ -632,6 +632,7 @@ def test_importing_the_package_does_not_import_numba():
 
 # Each module imports from lower layers only; what is not named here is the top.
 LAYERS = (
+    {"uninterrupted"},
     {"reference", "kernels"},
     {"checks", "extras"},
     {"rnn"},
