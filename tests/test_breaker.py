@@ -84,7 +84,7 @@ def end_of(process, seconds):
 
 def test_between_guard_pages(seed, start):
     """Nothing but the arrays is touched; results are as on plain arrays, and as accurate."""
-    seconds = 60 * SCALE
+    seconds = 50 * SCALE
     out = end_of(start("guards.py", seed, seconds), seconds)
     cases = out.splitlines()
     assert cases[-1] == "done"
@@ -98,14 +98,14 @@ def test_between_guard_pages(seed, start):
 )
 def test_calls_at_once(ways, seed, start):
     """Each has the bits that it has alone; afterwards threads can be had as before."""
-    seconds = 12 * SCALE
+    seconds = 10 * SCALE
     out = end_of(start("hammer.py", seed, seconds, *ways), seconds)
     assert out.endswith("done\n")
 
 
 def test_killed_training_goes_on_to_the_same_bits(seed, start, tmp_path):
     rng, kills = random.Random(seed), 0
-    end = time.monotonic() + 30 * SCALE
+    end = time.monotonic() + 25 * SCALE
     while time.monotonic() < end or not kills:
         options = draw_options(rng)
         process = start("runs.py", "train", tmp_path / "whole", options)
@@ -145,7 +145,7 @@ def test_spoiled_files(kind, way, seed, start, tmp_path):
 def test_savers_and_loaders_of_one_path(killed, seed, start, tmp_path):
     """Who loads gets what some saver had, whole; who ends on its own leaves no other file."""
     rng, kills = random.Random(seed), 0
-    seconds = (40 if killed else 20) * SCALE
+    seconds = (35 if killed else 15) * SCALE
     path = tmp_path / "model"
     end_of(start("runs.py", "save", path, 0, 0), 0)
     end = time.monotonic() + seconds
