@@ -314,15 +314,17 @@ def through(module, case, data):
 def main(seed, seconds, only=None):
     # Calls do not wait until other programs leave the cores: which ones would is up to timing.
     setattr(team.Pace, "wants_alone", lambda self: False)  # noqa: B010
-    number, end = only or 0, time.monotonic() + seconds
-    while number == only if only is not None else time.monotonic() < end:
+    number, end = int(only or 0), time.monotonic() + float(seconds)
+    while time.monotonic() < end:
         rng = random.Random(f"{seed} {number}")
         case, threads = draw_case(rng), rng.choice([1, 2])
         print(f"case {number}: {case}, {threads} threads", flush=True)
         check_case(case, rng, threads)
+        if only is not None:
+            break
         number += 1
     print("done", flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

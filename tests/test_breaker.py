@@ -105,7 +105,7 @@ def test_calls_at_once(ways, seed, start):
 
 def test_killed_training_goes_on_to_the_same_bits(seed, start, tmp_path):
     rng, kills = random.Random(seed), 0
-    end = time.monotonic() + 25 * SCALE
+    end = time.monotonic() + 20 * SCALE
     while time.monotonic() < end or not kills:
         options = draw_options(rng)
         process = start("runs.py", "train", tmp_path / "whole", options)
