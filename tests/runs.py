@@ -1,6 +1,6 @@
 """Processes that are killed, that write and read one file, and that run for long.
 
-python tests/runs.py train PATH OPTIONS            a training run with a checkpoint
+python tests/runs.py train PATH SEED               a training run with a checkpoint
 python tests/runs.py save PATH SECONDS NUMBER      threads that save models to one path
 python tests/runs.py load PATH SECONDS             threads that load them
 python tests/runs.py soak FOLDER SECONDS SEED      all that users do, in rotation
@@ -36,7 +36,7 @@ HANG = 60  # seconds
 
 
 def draw_options(rng):
-    """A training run of some seconds, as JSON."""
+    """Of a training run of some seconds."""
     options = {
         "optimizer": rng.choice(["SGD", "RMSprop", "Adam"]),
         "output": rng.choice(["last", "all"]),
@@ -51,16 +51,14 @@ def draw_options(rng):
     kind = rng.choice(["full", "checkpointed", "truncated"])
     options["memory"] = "checkpointed" if kind == "checkpointed" else "full"
     options["truncate"] = 4 if kind == "truncated" else None
-    return json.dumps(options)
+    return options
 
 
-def fit(path, options):
+def fit(path, optimizer, output, dtype, dropout, **options):
     """Train by such options, or go on; weights and history without times."""
-    options = json.loads(options)
-    output, dtype, dropout = (options.pop(name) for name in ("output", "dtype", "dropout"))
     kind = {"output": output, "dtype": dtype, "dropout": dropout, "num_layers": 2}
     model = fastbptt.RNN(2, 6, 1, seed=0, **kind)
-    optimizer = getattr(fastbptt, options.pop("optimizer"))(lr=0.002)
+    optimizer = getattr(fastbptt, optimizer)(lr=0.002)
     x = np.random.default_rng(0).standard_normal((40, 10, 2))
     y = x[:, :, :1].cumsum(axis=1) if output == "all" else x[:, :, 0].sum(axis=1)
     history = fastbptt.fit(
@@ -71,10 +69,11 @@ def fit(path, options):
     return [weights, history.loss, history.validation_loss, history.best_epoch, history.stopped]
 
 
-def report_training(path, options):
-    fastbptt.warmup(json.loads(options)["dtype"])
+def report_training(path, seed):
+    options = draw_options(random.Random(seed))
+    fastbptt.warmup(options["dtype"])
     print("begun", flush=True)
-    print(json.dumps(fit(path, options)), flush=True)
+    print(json.dumps(fit(path, **options)), flush=True)
 
 
 # One path
@@ -150,9 +149,8 @@ class Soak:
 
     def __init__(self, folder, seed):
         self.folder, self.rng = Path(folder), random.Random(seed)
-        options = json.loads(draw_options(self.rng))
-        self.options = json.dumps({**options, "epochs": 20})
-        self.alone = fit(self.folder / "whole", self.options)
+        self.options = {**draw_options(self.rng), "epochs": 20}
+        self.alone = fit(self.folder / "whole", **self.options)
         self.x = np.random.default_rng(0).standard_normal((50, 20, 2))
         self.model = fastbptt.RNN(2, 16, 1, seed=0)
         self.outputs = digest([self.model.predict(self.x)])
@@ -161,7 +159,7 @@ class Soak:
 
     def train(self):
         path = self.folder / "run"
-        assert fit(path, self.options) == self.alone
+        assert fit(path, **self.options) == self.alone
         path.unlink()
 
     def interrupt(self):
@@ -169,7 +167,7 @@ class Soak:
         path = self.folder / "run"
         try:
             signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(0.001, 0.1))
-            fit(path, self.options)
+            fit(path, **self.options)
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:
             pass

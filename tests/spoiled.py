@@ -23,6 +23,7 @@ from test_storage import contents, write
 
 import fastbptt
 
+EPOCHS = 2  # of the training whose checkpoint is spoiled
 SECONDS = 2  # of processor time for one file
 HANG = 30  # seconds for one file
 MEMORY = 1 << 29  # bytes beside what the process has at the start
@@ -55,10 +56,10 @@ def train(path, epochs, model=None, optimizer=None):
     return model, optimizer, history
 
 
-# Ways of spoiling
+# Ways of spoiling: what was done, and what comes of it, for all that can be done
 
 
-def flipped(content, rng):
+def flipped(content, rng, folder):
     """Every byte in turn: one bit of it, all bits, another digit or bracket."""
     for at, byte in enumerate(content):
         for new in (byte ^ (1 << rng.randrange(8)), byte ^ 0xFF, rng.choice(b'0159{["')):
@@ -66,7 +67,7 @@ def flipped(content, rng):
                 yield f"byte {at} is {new}, not {byte}", replaced(content, at, at + 1, bytes([new]))
 
 
-def cut(content, rng):
+def cut(content, rng, folder):
     """To every length; in the middle; with more at the end."""
     for length in range(len(content)):
         yield f"cut to {length} bytes", content[:length]
@@ -83,7 +84,7 @@ def replaced(content, start, end, new):
     return content[:start] + new + content[end:]
 
 
-def exchanged(content, rng):
+def exchanged(content, rng, folder):
     """Fields of the header and of the metadata's JSON: other values, missing, doubled, new."""
     size = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
@@ -102,8 +103,11 @@ def exchanged(content, rng):
                 yield f"{name}: {what}", whole(json.dumps(changed))
     for length in (0, 1, size - 1, size + 1, 10**8, 2**62, 2**64 - 1):
         yield f"header's length {length}", length.to_bytes(8, "little") + content[8:]
-    for what, array in spoiled_arrays(content):
+    for what, array in spoiled_arrays(content, folder):
         yield what, array
+
+
+WAYS = {"flipped": flipped, "cut": cut, "exchanged": exchanged}
 
 
 def spoiled_json(value):
@@ -130,9 +134,8 @@ def spoiled_json(value):
                 yield f"{name} twice, then {other!r:.40}", text
 
 
-def spoiled_arrays(content):
+def spoiled_arrays(content, folder):
     """Tensors of other numbers, shapes and types, missing ones and more."""
-    folder = Path(sys.argv[2])
     (folder / "whole").write_bytes(content)
     tensors, metadata = contents(folder / "whole")
 
@@ -198,9 +201,6 @@ def assert_model(model):
     assert fastbptt.RNN(**model.config()).config() == model.config()
     with np.errstate(all="ignore"):
         assert model.predict(np.zeros((2, 3, 1))).shape == (2, 1)
-
-
-EPOCHS = 2
 
 
 def resume(path):
@@ -282,7 +282,7 @@ def main(seed, folder, kind, way):
     if sys.platform == "linux":
         limit_memory()
     tried, faults = 0, Counter()
-    for what, spoiled in globals()[way](content, rng):
+    for what, spoiled in WAYS[way](content, rng, Path(folder)):
         path.write_bytes(spoiled)
         print(what, file=sys.stderr, flush=True)  # the last line, should the process die
         tried += 1
