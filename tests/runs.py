@@ -29,7 +29,7 @@ import fastbptt
 THREADS = 3
 WIDE = 30_000  # inputs of a model whose file is 120 KB
 RSS = 8 << 20  # bytes: what the memory in use may differ from one third of a soak to the next
-HANG = 60  # seconds
+HANG = 240  # seconds: more than any but a soak takes
 
 
 # Training
@@ -250,4 +250,5 @@ def soak(folder, seconds, seed):
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(HANG, exit=True)
     {"train": report_training, "save": save, "load": load, "soak": soak}[sys.argv[1]](*sys.argv[2:])
