@@ -14,6 +14,9 @@ import numpy as np
 from fastbptt import checks
 
 
+MOST_STEPS = 2**53  # counts beyond have gaps as float64
+
+
 class _Optimizer:
     """What optimizers share: checks, their arrays, the count of steps.
 
@@ -97,8 +100,10 @@ class _Optimizer:
         keys = {name: [f"{kind}.{name}" for kind in self._STATE] for name in names}
         _check_names("state", state, dict.fromkeys(["steps", *itertools.chain(*keys.values())]), "")
         steps = np.asarray(state["steps"])
-        if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
-            raise ValueError(f"state['steps'] is {steps}, expected an integer of at least 0")
+        if steps.shape != () or steps.dtype.kind not in "iu" or not 0 <= steps < MOST_STEPS:
+            raise ValueError(
+                f"state['steps'] is {steps}, expected an integer from 0 to below {MOST_STEPS}"
+            )
         for key in itertools.chain(*keys.values()):
             _check_array("state", key, state[key])
         self._steps = int(steps)

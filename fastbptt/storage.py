@@ -8,6 +8,7 @@ Nothing that a file says is believed before it is checked: it may be damaged, or
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -169,9 +170,10 @@ def _read(path):
 
 def _content(path):
     """A file's bytes, read: mapped memory would vanish where another process cuts the file."""
-    # Without waiting: a FIFO has no size, and so is read as an empty file.
-    flags = getattr(os, "O_NONBLOCK", 0)
-    with open(path, "rb", opener=lambda name, its: os.open(name, its | flags)) as file:
+    found = os.stat(path)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        return b""  # a FIFO would be waited for, a device has no end
+    with open(path, "rb") as file:  # an error for a directory
         return file.read(os.fstat(file.fileno()).st_size)
 
 
@@ -237,21 +239,15 @@ def replace(path, content):
     while not _put(path, content, before):
         pass
     if os.name == "posix":  # the new name, too, is on the disk
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
+        with _opened(path.parent, os.O_RDONLY) as directory:
             os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _put(path, content, before):
     """Write a new file and give it its name; whether it was still there to be given one."""
     part = path.with_name(PART.format(secrets.token_hex(16)))
     mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
-
-    def create(name, flags):
-        return os.open(name, flags, mode)
-
+    create = functools.partial(os.open, mode=mode)
     try:
         with open(part, "xb", opener=create) as file:  # "x": follows no link, opens no other file
             _lock(file)
@@ -300,13 +296,22 @@ def _clear_left_overs(directory):
 def _clear(part):
     if fcntl is None:
         return
-    file = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
+    with _opened(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if stat.S_ISREG(os.fstat(file).st_mode):
             os.unlink(part)
+
+
+@contextlib.contextmanager
+def _opened(path, flags):
+    """The descriptor of a file, closed in the end."""
+    files = []
+    try:
+        files += map(os.open, [path], [flags])  # in one step: no interrupt loses what was opened
+        yield files[0]
     finally:
-        os.close(file)
+        for file in files:
+            os.close(file)
 
 
 # Random generators

@@ -190,6 +190,8 @@ def fit(
             while len(history.loss) < epochs and history.stopped == "finished":
                 started = time.perf_counter()
                 value = _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar)
+                if not math.isfinite(value):  # where none of those that it is the mean of is
+                    run.diverged(f"mean loss is {value} in epoch {len(history.loss)}")
                 if validation is not None:
                     found = float(model.evaluate_sequences(*validation, loss))
                     if not math.isfinite(found):
@@ -291,10 +293,8 @@ def _history(found, best, settings):
         raise ValueError(f"history is {reprlib.repr(found)}, expected {names}")
     history = History(**found)
     for name in ("loss", "validation_loss", "seconds"):
-        # A mean may overflow where the losses that it is of do not.
-        sound = math.isfinite if name != "loss" else lambda value: not math.isnan(value)
         if not isinstance(found[name], list) or not all(
-            type(value) is float and sound(value) for value in found[name]
+            type(value) is float and math.isfinite(value) for value in found[name]
         ):
             raise ValueError(f"history's {name} is {reprlib.repr(found[name])}, expected numbers")
     epochs = len(history.loss)
