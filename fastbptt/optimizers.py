@@ -13,7 +13,6 @@ import numpy as np
 
 from fastbptt import checks
 
-
 MOST_STEPS = 2**53  # counts beyond have gaps as float64
 
 

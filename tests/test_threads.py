@@ -17,6 +17,7 @@ import threading
 import tracemalloc
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numba
 import numba.core.config
@@ -44,7 +45,7 @@ def draw(shape, dtype="float32", some=False):
     rng = np.random.default_rng(0)
     params = fastbptt.init_params(I, H, dtype=dtype, seed=0)
     x, dh = (rng.standard_normal((T, B, n)).astype(dtype) for n in (I, H))
-    options = {"lengths": rng.integers(0, T + 1, B)} if some else {}
+    options: dict[str, Any] = {"lengths": rng.integers(0, T + 1, B)} if some else {}
     return params, x, dh, options
 
 

@@ -430,3 +430,14 @@ def test_docstring_examples():
     got = doctest.testmod(training)
     assert got.attempted
     assert not got.failed
+
+
+def test_a_mean_loss_beyond_all_numbers():
+    """Where the loss of each minibatch is not."""
+
+    def huge(y, target, mask=None):
+        return 1e308, np.zeros_like(y)
+
+    model = build()
+    with pytest.raises(FloatingPointError, match="mean loss is inf in epoch 0;"):
+        fit(model, draw(model, RAGGED), loss=huge, batch_size=3, epochs=2)
