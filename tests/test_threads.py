@@ -508,6 +508,43 @@ print(json.dumps(errors))
 # What calls leave behind
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_affinity_that_another_thread_sets_stays_set(tmp_path):
+    """In the midst of calls, whose threads are more than the cores."""
+    program = """
+import json, os, threading, time
+import test_threads
+
+test_threads.always_launch()
+cores = sorted(os.sched_getaffinity(0))[:2]
+case, done, thread_ids = test_threads.draw(test_threads.SHAPES[0]), threading.Event(), []
+
+def call():
+    thread_ids.append(threading.get_native_id())
+    while not done.is_set():
+        test_threads.train(*case)
+
+test_threads.train(*case)
+thread = threading.Thread(target=call)
+thread.start()
+while not thread_ids:
+    time.sleep(0.001)
+lost = 0
+for number in range(3000):
+    wanted = {cores[0]} if number % 2 else set(cores)
+    os.sched_setaffinity(thread_ids[0], wanted)
+    time.sleep(0.0003)
+    lost += os.sched_getaffinity(thread_ids[0]) != wanted
+done.set()
+thread.join()
+print(json.dumps([len(cores), lost]))
+"""
+    cores, lost = run(program, tmp_path, NUMBA_NUM_THREADS="4")
+    if cores < 2:
+        pytest.skip("one core")
+    assert lost == 0
+
+
 def subnormals_survive():
     """Whether arithmetic in this thread keeps subnormals: neither flushed nor taken for zero."""
     tiny = np.full(100, np.finfo(np.float32).tiny)

@@ -22,7 +22,6 @@ LINE = 64  # bytes of a cache line
 # it lies in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
 COUNTERS = 5  # that workers share, each in a line of its own
-CPU_WORDS = 16  # of 64 bits each: a set of up to 1,024 cores, as `team.settle` needs two
 # Bytes of all buffers at most; with SUMS, of the 16 MiB that a call may take.
 BUFFERS = 23 << 19
 # Groups with sums of their own: so many at most, and at least where the batch has rows for them,
@@ -93,7 +92,6 @@ def forward(B, I, H, R, itemsize, threads):
     regions = {
         "task_at": 128 * words,
         "counters_at": COUNTERS * LINE // itemsize,
-        "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "packed_at": panels * (R + I + 2) * NR,
         "states_at": spaces * 2 * rows * lda,
         "tiles_at": spaces * MR * NR,
@@ -160,7 +158,6 @@ def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     regions = {
         "task_at": 128 * words,
         "counters_at": COUNTERS * LINE // itemsize,
-        "cores_at": threads * (1 + 2 * CPU_WORDS) * words,
         "order_at": 2 * B * words,
         "packed_at": packs * (1 + H) * NR,
         "dz_at": buffers * capacity * ldz,

@@ -38,7 +38,6 @@ from fastbptt.kernels.team import (
     fetch,
     keep,
     meet,
-    settle,
     wait,
 )
 from fastbptt.uninterrupted import computed_once
@@ -78,8 +77,6 @@ def _workers(source):
         """Pack the weights, then take blocks of sequences through all steps."""
         source  # noqa: B018
         p = fetch(task)
-        if p.plan.threads > 1:
-            settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
         ticket = draw(tickets, slot)
         while ticket < p.plan.panels:
@@ -105,8 +102,6 @@ def _workers(source):
         """
         source  # noqa: B018
         p = fetch(task)
-        if p.plan.threads > 1:
-            settle(p.cores, p.plan.threads, slot)
         tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
         states, weights = counter(p.counters, STATES), counter(p.counters, WEIGHTS)
         packs = p.plan.packs
@@ -184,15 +179,12 @@ def _workers(source):
 
 
 @inlined
-def shared(start, plan):
-    """What the workers of a task share, cleared: counters, and the cores they run on."""
+def cleared_counters(start, plan):
+    """The counters that the workers of a task share."""
     counters = cast(offset(start, plan.counters_at), types.int64)
     for number in range(blocking.COUNTERS):
         put(counter(counters, number), 0, 0)
-    cores = cast(offset(start, plan.cores_at), types.int64)
-    for slot in range(plan.threads):
-        put(cores, slot, 0)
-    return counters, cores
+    return counters
 
 
 def _entry_points(source):
@@ -210,7 +202,7 @@ def _entry_points(source):
         states = pointer(h) if R > 0 else offset(pointer(h), -B * H)
         start = align(pointer(work))
         size = plan[0]
-        counters, cores = shared(start, size)
+        counters = cleared_counters(start, size)
         p = ForwardTask(
             T, B, I, H, R, activation,
             Matrix(pointer(x), x.strides[0], x.strides[1], x.strides[2]),
@@ -220,7 +212,7 @@ def _entry_points(source):
             states, len(order) > 0, pointer(order), pointer(lengths), size,
             offset(start, size.packed_at), offset(start, size.states_at),
             offset(start, size.tiles_at), cast(offset(start, size.index_at), types.int64),
-            counters, cores,
+            counters,
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:
@@ -236,7 +228,7 @@ def _entry_points(source):
         R, H = len(W_h), len(db)
         start = align(pointer(work))
         size = plan[0]
-        counters, cores = shared(start, size)
+        counters = cleared_counters(start, size)
         has_lengths = len(order) > 0
         by_length, its_length = pointer(order), pointer(lengths)
         if not has_lengths:
@@ -262,7 +254,7 @@ def _entry_points(source):
             has_lengths, by_length, its_length, size,
             offset(start, size.packed_at), offset(start, size.dz_at),
             offset(start, size.inputs_at), cast(offset(start, size.where_at), types.int64),
-            offset(start, size.sums_at), offset(start, size.tiles_at), counters, cores,
+            offset(start, size.sums_at), offset(start, size.tiles_at), counters,
         )  # fmt: skip
         task = keep(offset(start, size.task_at), p)
         if size.threads == 1:

@@ -160,7 +160,6 @@ class ForwardTask(NamedTuple):
     tiles: Floats  # (spaces, MR, NR)
     index: Ints  # (spaces, 2, rows)
     counters: Ints
-    cores: Ints  # where the workers run, see `team.settle`
 
 
 @inlined
@@ -293,7 +292,6 @@ class BackwardTask(NamedTuple):
     sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
-    cores: Ints  # where the workers run, see `team.settle`
 
 
 @inlined

@@ -16,7 +16,6 @@ arises.
 import ctypes
 import functools
 import os
-import sys
 import time
 
 import numba
@@ -24,19 +23,16 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from fastbptt.kernels.blocking import CPU_WORDS
 from fastbptt.kernels.compiling import SOURCE, compile_function, inlined
 from fastbptt.kernels.simd import (
     INT64,
     fetch_add,
     float_modes,
-    get,
     give_back,
     give_way,
     offset,
     pause,
     pointer_to,
-    put,
     read_counter,
     set_float_modes,
     sleep,
@@ -97,55 +93,6 @@ def call(typingctx, worker, task, slot):
         return context.get_dummy_value()
 
     return types.void(worker, task, slot), emit
-
-
-# A worker that starts on a core where another one of its task is running, while some other
-# library's idle thread spins on the next core, would get its first turn with the next tick of the
-# scheduler and then make the other one wait: 4 ms each time.  So it steps aside.
-
-_getcpu = types.ExternalFunction("sched_getcpu", types.int32())
-_set = types.CPointer(types.int64)
-_getaffinity = types.ExternalFunction(
-    "sched_getaffinity", types.int32(types.int32, types.intp, _set)
-)
-_setaffinity = types.ExternalFunction(
-    "sched_setaffinity", types.int32(types.int32, types.intp, _set)
-)
-
-
-def _settle_on_linux(cores, threads, slot):
-    """Move this thread to a core that none of the other workers is on, if it may run on one.
-
-    `cores` is int64: for each slot its core, counted from 1 (0: not started), then two sets.  The
-    set of cores that the thread may run on is as before afterwards.
-    """
-    core = _getcpu() + 1
-    put(cores, slot, core)
-    taken = False
-    for other in range(threads):
-        taken |= other != slot and get(cores, other) == core
-    if taken:
-        mine = offset(cores, threads + 2 * CPU_WORDS * slot)
-        free = offset(mine, CPU_WORDS)
-        for word in range(2 * CPU_WORDS):
-            put(mine, word, 0)
-        if _getaffinity(0, 8 * CPU_WORDS, mine) >= 0:
-            for word in range(CPU_WORDS):
-                put(free, word, get(mine, word))
-            for other in range(threads):
-                c = get(cores, other) - 1
-                if 0 <= c < 64 * CPU_WORDS:
-                    put(free, c >> 6, get(free, c >> 6) & ~(1 << (c & 63)))
-            if _setaffinity(0, 8 * CPU_WORDS, free) == 0:  # fails for an empty set
-                _setaffinity(0, 8 * CPU_WORDS, mine)
-            put(cores, slot, _getcpu() + 1)
-
-
-def _stay(cores, threads, slot):
-    pass
-
-
-settle = inlined(_settle_on_linux if sys.platform == "linux" else _stay)
 
 
 @inlined
