@@ -13,13 +13,13 @@ import functools
 
 import numba
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit, types
 
 import fastbptt
-from fastbptt.kernels import blocking, drivers
-from fastbptt.kernels.activation import activate
-from fastbptt.kernels.compiling import SOURCE
-from fastbptt.kernels.loops import (
+from fastbptt.kernels import _blocking, _drivers
+from fastbptt.kernels._activation import activate
+from fastbptt.kernels._compiling import SOURCE, compile_callback
+from fastbptt.kernels._loops import (
     BackwardTask,
     ForwardTask,
     forward_block,
@@ -32,8 +32,8 @@ from fastbptt.kernels.loops import (
     weight_gradient,
     weight_sums,
 )
-from fastbptt.kernels.simd import LANES, load, offset, pointer, put, store
-from fastbptt.kernels.team import fetch
+from fastbptt.kernels._simd import LANES, load, offset, pointer, put, store
+from fastbptt.kernels._team import fetch
 
 from .suite.common import SHAPES, arrays, operations, sizes, take_turns
 from .suite.peak import burner
@@ -112,8 +112,8 @@ _WORKERS = {
 def _compiled(task, dtype, plan):
     """The workers of a kind of task, compiled; `plan` is the type of its plans."""
     pointed = types.CPointer(task_type(task, numba.from_dtype(dtype), plan))
-    compile_ = cfunc(types.void(pointed, types.intp), cache=True)
-    return [compile_(worker) for worker in _WORKERS[task]]
+    signature = types.void(pointed, types.intp)
+    return [compile_callback(signature, worker) for worker in _WORKERS[task]]
 
 
 def _forward_parts(shape, dtype):
@@ -121,9 +121,9 @@ def _forward_parts(shape, dtype):
     T, B, I, H = sizes(shape)
     (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
     h = np.zeros((T + 1, B, H), dtype)
-    run, _ = drivers._compiled_forward(dtype)
-    plan, total = blocking.forward(B, I, H, H, dtype.itemsize, 1)
-    work, none = np.zeros(total, dtype), drivers.NO_INTS
+    run, _ = _drivers._compiled_forward(dtype)
+    plan, total = _blocking.forward(B, I, H, H, dtype.itemsize, 1)
+    work, none = np.zeros(total, dtype), _drivers.NO_INTS
     parts = [
         functools.partial(run, x, W_x, W_h, b, h, none, none, 0, plan, work, worker.address)
         for worker in _compiled(ForwardTask, dtype, numba.typeof(plan).dtype)
@@ -137,10 +137,10 @@ def _backward_parts(shape, dtype, h):
     (W_x, W_h, _), x, dh = arrays(shape, dtype.name)
     dx = np.zeros((T, B, I), dtype)
     dparams = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
-    dh0, none = np.zeros((B, H), dtype), drivers.NO_INTS
-    run, _ = drivers._compiled_backward(dtype)
-    small = operations(shape)[1] < drivers.ALONE_BELOW
-    plan, total = blocking.backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
+    dh0, none = np.zeros((B, H), dtype), _drivers.NO_INTS
+    run, _ = _drivers._compiled_backward(dtype)
+    small = operations(shape)[1] < _drivers.ALONE_BELOW
+    plan, total = _blocking.backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
     work = np.zeros(total, dtype)
     parts = [
         functools.partial(

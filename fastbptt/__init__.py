@@ -1,5 +1,6 @@
 """Training vanilla recurrent networks on a CPU, fast, from pure Python."""
 
+from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
@@ -13,7 +14,6 @@ from fastbptt.rnn import (
     readout_backward,
     warmup,
 )
-from fastbptt.storage import load, save
 from fastbptt.training import History, fit
 
 __all__ = [

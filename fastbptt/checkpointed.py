@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 from fastbptt.rnn import Gradients, backward, forward
 
 
@@ -48,9 +48,9 @@ def forward_checkpointed(
     TypeError, ValueError
         As :func:`fastbptt.forward`.
     """
-    T, B, _, H, dtype = checks.layer(params, x, activation)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
-        lengths = checks.lengths(lengths, T, B)
+        lengths = _checks.lengths(lengths, T, B)
     steps = window_size(T)
     space = np.empty((steps + 1, B, H), dtype)  # for each window: new memory costs time
     kept = []
@@ -113,16 +113,16 @@ def backward_checkpointed(
     ... )
     """
     options = {"activation": activation, "backend": backend}
-    T, B, _, H, dtype = checks.layer(params, x, activation)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
-        lengths = checks.lengths(lengths, T, B)
+        lengths = _checks.lengths(lengths, T, B)
     if not isinstance(checkpoints, Checkpoints):
         raise TypeError(f"checkpoints is a {type(checkpoints).__name__}, expected Checkpoints")
     steps = checkpoints.steps
     starts = range(0, max(T, 1), steps)
     kept = len(starts) + 1, B, H
-    checks.array("checkpoints.h", checkpoints.h, dtype, kept, f"(C + 1, B, H) for x's {T} steps")
-    last_only = not callable(dh) and checks.dh(dh, dtype, T, B, H)
+    _checks.array("checkpoints.h", checkpoints.h, dtype, kept, f"(C + 1, B, H) for x's {T} steps")
+    last_only = not callable(dh) and _checks.dh(dh, dtype, T, B, H)
     space = np.empty((steps + 1, B, H), dtype)
     dxs = []
     total: Any = None

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import fastbptt
-from fastbptt.extras import MissingExtraError
+from fastbptt._extras import MissingExtraError
 from fastbptt.rnn import BACKENDS
 
 # Names and what they show; each is a module of fastbptt.demos.

@@ -10,7 +10,7 @@ from importlib import resources
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 
 # Sentences and their labels
 _SENTENCES = {
@@ -79,7 +79,7 @@ def zeros_and_ones(n, length, *, seed=None):
     >>> x.shape, y.shape
     ((1000, 20, 1), (1000, 1))
     """
-    n, length = checks.integer("n", n, 1), checks.integer("length", length, 1)
+    n, length = _checks.integer("n", n, 1), _checks.integer("length", length, 1)
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 2, (n, length, 1)).astype(np.float32)
     return x, x.sum(axis=1)
@@ -177,7 +177,7 @@ def adding_problem(n, length, *, seed=None):
     >>> x.shape, y.shape
     ((1000, 50, 2), (1000, 1))
     """
-    n, length = checks.integer("n", n, 1), checks.integer("length", length, 2)
+    n, length = _checks.integer("n", n, 1), _checks.integer("length", length, 2)
     rng = np.random.default_rng(seed)
     x = np.zeros((n, length, 2), np.float32)
     x[..., 0] = rng.random((n, length), np.float32)
@@ -225,7 +225,7 @@ def temporal_order(n, length, *, seed=None):
     >>> x.shape, y.shape
     ((1000, 50, 6), (1000,))
     """
-    n, length = checks.integer("n", n, 1), checks.integer("length", length, 5)
+    n, length = _checks.integer("n", n, 1), _checks.integer("length", length, 5)
     rng = np.random.default_rng(seed)
     codes = rng.integers(2, 6, (n, length))
     y = np.zeros(n, np.int64)
@@ -286,8 +286,8 @@ def copy_memory(n, delay, *, symbols=8, length=10, seed=None):
     >>> x[0].argmax(axis=1), y[0]
     (array([0, 0, 1, 1, 1, 2, 1, 1]), array([1, 1, 1, 1, 1, 1, 0, 0]))
     """
-    n, delay = checks.integer("n", n, 1), checks.integer("delay", delay, 1)
-    symbols, length = checks.integer("symbols", symbols, 1), checks.integer("length", length, 1)
+    n, delay = _checks.integer("n", n, 1), _checks.integer("delay", delay, 1)
+    symbols, length = _checks.integer("symbols", symbols, 1), _checks.integer("length", length, 1)
     rng = np.random.default_rng(seed)
     blank, delimiter = symbols, symbols + 1
     y = np.full((n, delay + 2 * length), blank, np.int64)
@@ -438,7 +438,7 @@ def one_hot(codes, size, dtype="float32"):
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
-    size, dtype = checks.integer("size", size, 1), checks.float_dtype("dtype", dtype)
+    size, dtype = _checks.integer("size", size, 1), _checks.float_dtype("dtype", dtype)
     try:
         codes = np.asarray(codes)
     except ValueError:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 from fastbptt.reference import ACTIVATIONS
 
 
@@ -74,10 +74,10 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
     >>> 10 ** flow.log10_gradient
     array([0.125, 0.25 , 0.5  , 1.   ])
     """
-    T, B, _, H, dtype = checks.layer(params, x, activation)
-    checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
-    checks.dh(dh, dtype, T, B, H)
-    lengths = np.full(B, T) if lengths is None else checks.lengths(lengths, T, B)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
+    _checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+    _checks.dh(dh, dtype, T, B, H)
+    lengths = np.full(B, T) if lengths is None else _checks.lengths(lengths, T, B)
     W_h = params[1].astype(np.float64)
     _, df = ACTIVATIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
@@ -160,7 +160,7 @@ def spectral_radius(W_h) -> float:
     >>> round(spectral_radius(fastbptt.init_params(3, 5, seed=0).W_h), 6)
     1.0
     """
-    checks.array_type("W_h", W_h)
+    _checks.array_type("W_h", W_h)
     if W_h.dtype.kind not in "fiu":
         raise TypeError(f"W_h has dtype {W_h.dtype}, expected real numbers")
     if W_h.ndim != 2 or W_h.shape[0] != W_h.shape[1] or not W_h.size:
@@ -245,7 +245,7 @@ def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
 
 def _check_parameter(name, w, gradient, step):
     for array, what in ((w, f"parameters[{name!r}]"), (gradient, f"gradients[{name!r}]")):
-        checks.array_type(what, array)
+        _checks.array_type(what, array)
         if array.dtype.kind != "f":
             raise TypeError(f"{what} has dtype {array.dtype}, expected float64 or float32")
     if gradient.shape != w.shape:

@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from fastbptt import sequences
-from fastbptt.extras import import_extra
+from fastbptt import _sequences
+from fastbptt._extras import import_extra
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.training import fit
@@ -206,7 +206,7 @@ class _Estimator(BaseEstimator):
         if _is_list_of_arrays(X):
             first = np.shape(X[0])
             features = first[1] if len(first) > 1 else 1
-            steps = sequences._from_list("X", X, (features,), self.dtype).steps
+            steps = _sequences._from_list("X", X, (features,), self.dtype).steps
             steps = validation.validate_data(self, steps, **options)
             return np.split(steps, np.cumsum([len(a) for a in X])[:-1])
         shape = np.asarray(X).shape

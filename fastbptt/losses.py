@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 
 REDUCTIONS = "mean", "sum"
 _BOOL = np.dtype(bool)
@@ -208,7 +208,7 @@ LOSSES = {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
 
 def reduction(loss):
     """Whether a loss's value is the "mean" over its rows or the "sum"."""
-    return checks.one_of("loss.reduction", attribute(loss, "reduction", "mean"), REDUCTIONS)
+    return _checks.one_of("loss.reduction", attribute(loss, "reduction", "mean"), REDUCTIONS)
 
 
 def takes_classes(loss):
@@ -242,12 +242,12 @@ def _mean(loss, dy, mask, count):
 
 def _check(y, target, mask, of_rows=False):
     """Check types, dtypes and shapes; return how many rows count, or 1 where none does."""
-    checks.array_type("y", y)
-    if y.dtype not in checks.FLOATS:
+    _checks.array_type("y", y)
+    if y.dtype not in _checks.FLOATS:
         raise TypeError(f"y has dtype {y.dtype}, expected float32 or float64 in native byte order")
     if y.ndim < 1 or y.shape[-1] < 1:
         raise ValueError(f"y has shape {y.shape}, expected (..., O), O at least 1")
-    checks.array_type("target", target)
+    _checks.array_type("target", target)
     if target.dtype.kind not in "fiub":
         raise TypeError(f"target has dtype {target.dtype}, expected real numbers")
     rows = y.shape[:-1]
@@ -256,7 +256,7 @@ def _check(y, target, mask, of_rows=False):
         raise ValueError(f"target has shape {target.shape}, expected {expected}")
     if mask is None:
         return math.prod(rows) or 1
-    checks.array_type("mask", mask)
+    _checks.array_type("mask", mask)
     if mask.dtype != _BOOL:
         raise TypeError(f"mask has dtype {mask.dtype}, expected bool")
     if mask.shape != rows:

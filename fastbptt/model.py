@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fastbptt import checks, sequences
+from fastbptt import _checks, _sequences
+from fastbptt._network import Network
 from fastbptt.losses import LOSSES, reduction
-from fastbptt.network import Network
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
 
@@ -141,7 +141,7 @@ class RNN:
         """
         is_list = isinstance(x, (list, tuple))
         steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
-        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(x), self.hidden_size
         state = self._check_state(state, return_state, shape)
         after = np.empty(shape, self.dtype)
@@ -186,12 +186,12 @@ class RNN:
         float
         """
         loss = find_loss(loss)
-        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
-        y = sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
         return self.evaluate_sequences(x, y, loss)
 
     def evaluate_sequences(self, x, y, loss):
-        """:meth:`evaluate` for what :mod:`fastbptt.sequences` made of the data."""
+        """:meth:`evaluate` for what :mod:`fastbptt._sequences` made of the data."""
         mean = Mean(loss)
         for index, its_y, _ in self._outputs(x, None):
             mask = None
@@ -227,8 +227,8 @@ class RNN:
         loss = find_loss(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        x = sequences.inputs(x, lengths, self.input_size, self.dtype)
-        y = sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
         state = self._check_state(state, checkpointed, (self.num_layers, len(x), self.hidden_size))
         index = np.arange(len(x))
         value, gradient, _ = self.network.loss_and_gradient(
@@ -253,7 +253,7 @@ class RNN:
             )
         if state is None:
             return None
-        state = sequences.real("state", state).astype(self.dtype, copy=False)
+        state = _sequences.real("state", state).astype(self.dtype, copy=False)
         if state.shape != shape:
             raise ValueError(f"state has shape {state.shape}, expected {shape}: (num_layers, N, H)")
         return state
@@ -287,15 +287,15 @@ def check_config(
     dtype, backend,
 ):  # fmt: skip
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
-    input_size = checks.integer("input_size", input_size)
-    hidden_size = checks.integer("hidden_size", hidden_size)
-    output_size = checks.integer("output_size", output_size)
-    num_layers = checks.integer("num_layers", num_layers)
+    input_size = _checks.integer("input_size", input_size)
+    hidden_size = _checks.integer("hidden_size", hidden_size)
+    output_size = _checks.integer("output_size", output_size)
+    num_layers = _checks.integer("num_layers", num_layers)
     bidirectional = bool(bidirectional)
-    activation = checks.one_of("activation", activation, ACTIVATIONS)
-    output = checks.one_of("output", output, OUTPUTS)
-    backend = checks.one_of("backend", backend, BACKENDS)
-    dtype = checks.float_dtype("dtype", dtype).name
+    activation = _checks.one_of("activation", activation, ACTIVATIONS)
+    output = _checks.one_of("output", output, OUTPUTS)
+    backend = _checks.one_of("backend", backend, BACKENDS)
+    dtype = _checks.float_dtype("dtype", dtype).name
     if not isinstance(dropout, numbers.Real):
         raise TypeError(f"dropout is {dropout!r}, expected a number")
     share = float(dropout)
@@ -339,6 +339,6 @@ class Mean:
 def find_loss(loss):
     """A loss function from its name or itself."""
     if not callable(loss):
-        return LOSSES[checks.one_of("loss", loss, LOSSES)]
+        return LOSSES[_checks.one_of("loss", loss, LOSSES)]
     reduction(loss)  # an error where it is neither
     return loss

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 
 MOST_STEPS = 2**53  # counts beyond have gaps as float64
 
@@ -197,8 +197,8 @@ class SGD(_Optimizer):
 
     def __init__(self, lr=0.01, momentum=0.0, nesterov=False):
         super().__init__()
-        self.lr = checks.number("lr", lr)
-        self.momentum = checks.number("momentum", momentum, below=1)
+        self.lr = _checks.number("lr", lr)
+        self.momentum = _checks.number("momentum", momentum, below=1)
         if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
         if nesterov and momentum == 0:
@@ -254,9 +254,9 @@ class RMSprop(_Optimizer):
 
     def __init__(self, lr=0.001, decay=0.99, eps=1e-8):
         super().__init__()
-        self.lr = checks.number("lr", lr)
-        self.decay = checks.number("decay", decay, below=1)
-        self.eps = checks.number("eps", eps, zero=False)
+        self.lr = _checks.number("lr", lr)
+        self.decay = _checks.number("decay", decay, below=1)
+        self.eps = _checks.number("eps", eps, zero=False)
 
     def settings(self):
         """The constructor's arguments at their present values, as a dict."""
@@ -302,11 +302,11 @@ class Adam(_Optimizer):
 
     def __init__(self, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
         super().__init__()
-        self.lr = checks.number("lr", lr)
-        self.beta1 = checks.number("beta1", beta1, below=1)
-        self.beta2 = checks.number("beta2", beta2, below=1)
-        self.eps = checks.number("eps", eps, zero=False)
-        self.weight_decay = checks.number("weight_decay", weight_decay)
+        self.lr = _checks.number("lr", lr)
+        self.beta1 = _checks.number("beta1", beta1, below=1)
+        self.beta2 = _checks.number("beta2", beta2, below=1)
+        self.eps = _checks.number("eps", eps, zero=False)
+        self.weight_decay = _checks.number("weight_decay", weight_decay)
 
     def settings(self):
         """The constructor's arguments at their present values, as a dict."""
@@ -372,7 +372,7 @@ def clip_by_global_norm(gradients, max_norm):
     _check_mapping("gradients", gradients)
     for name, d in gradients.items():
         _check_array("gradients", name, d, written=True)
-    max_norm = checks.real("max_norm", max_norm)
+    max_norm = _checks.real("max_norm", max_norm)
     if not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, expected above 0")
     with np.errstate(all="ignore"):
@@ -414,8 +414,8 @@ def _check_names(label, found, expected, where):
 
 def _check_array(label, name, a, written=False):
     if type(a) is not np.ndarray:
-        checks.array_type(f"{label}[{name!r}]", a)
-    if a.dtype not in checks.FLOATS:
+        _checks.array_type(f"{label}[{name!r}]", a)
+    if a.dtype not in _checks.FLOATS:
         raise TypeError(f"{label}[{name!r}] has dtype {a.dtype}, expected float32 or float64")
     if written and not a.flags.writeable:
         raise ValueError(f"{label}[{name!r}] is read-only, expected a writeable array")

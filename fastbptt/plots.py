@@ -6,7 +6,7 @@ into those of a new pyplot figure, and returns them.  What is drawn is told apar
 
 import numpy as np
 
-from fastbptt.extras import import_extra
+from fastbptt._extras import import_extra
 
 
 def plot_history(history, ax=None):
@@ -25,7 +25,7 @@ def plot_history(history, ax=None):
 
     Raises
     ------
-    fastbptt.extras.MissingExtraError
+    fastbptt._extras.MissingExtraError
         Where `ax` is not given and matplotlib is not installed.
     """
     ax = _axes(ax)
@@ -70,7 +70,7 @@ def plot_gradient_flow(flow, ax=None):
     ------
     ValueError
         Where `flow` is that of an empty batch.
-    fastbptt.extras.MissingExtraError
+    fastbptt._extras.MissingExtraError
         Where `ax` is not given and matplotlib is not installed.
     """
     log10_gradient, log10_jacobian = flow
@@ -118,7 +118,7 @@ def plot_forecast(truth, forecast, ax=None, *, x=None):
     ------
     ValueError
         Where the shapes do not fit.
-    fastbptt.extras.MissingExtraError
+    fastbptt._extras.MissingExtraError
         Where `ax` is not given and matplotlib is not installed.
     """
     truth = np.asarray(truth)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt import checks
-from fastbptt.uninterrupted import import_whole
+from fastbptt import _checks
+from fastbptt._uninterrupted import import_whole
 
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
@@ -78,8 +78,8 @@ def init_params(input_size, hidden_size, *, dtype="float32", seed=None):
     >>> params.W_x.shape, params.W_h.shape, params.b.shape
     ((3, 5), (5, 5), (5,))
     """
-    I, H = checks.integer("input_size", input_size), checks.integer("hidden_size", hidden_size)
-    dtype = checks.float_dtype("dtype", dtype)
+    I, H = _checks.integer("input_size", input_size), _checks.integer("hidden_size", hidden_size)
+    dtype = _checks.float_dtype("dtype", dtype)
     rng = np.random.default_rng(seed)
     limit = np.sqrt(6 / (I + H))
     W_x = rng.uniform(-limit, limit, (I, H))
@@ -138,15 +138,15 @@ def forward(
     >>> fastbptt.forward(params, x).shape
     (8, 2, 5)
     """
-    T, B, _, H, dtype = checks.layer(params, x, activation)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
     if h0 is not None:
-        checks.array("h0", h0, dtype, (B, H), "(B, H)")
+        _checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
-        lengths = checks.lengths(lengths, T, B)
+        lengths = _checks.lengths(lengths, T, B)
     run = _backend(backend).forward
     cleared = out is None and h0 is None and T * B * H < FEW
     if out is not None:
-        checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
+        _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
     else:
         out = (np.zeros if cleared else np.empty)((T + 1, B, H), dtype)
     if not cleared:
@@ -205,13 +205,13 @@ def backward(
     >>> dparams.W_h.shape, dx.shape, dh0.shape
     ((5, 5), (7, 2, 3), (2, 5))
     """
-    T, B, I, H, dtype = checks.layer(params, x, activation)
+    T, B, I, H, dtype = _checks.layer(params, x, activation)
     plain = type(h) is type(dh) is np.ndarray and h.dtype is dh.dtype is dtype
     if not (plain and h.shape == (T + 1, B, H) and dh.shape == (T, B, H)):
-        checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
-        checks.dh(dh, dtype, T, B, H)
+        _checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
+        _checks.dh(dh, dtype, T, B, H)
     if lengths is not None:
-        lengths = checks.lengths(lengths, T, B)
+        lengths = _checks.lengths(lengths, T, B)
     run = _backend(backend).backward
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
@@ -254,8 +254,8 @@ def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
     >>> fastbptt.readout(np.ones((5, 2)), np.zeros(2), np.ones((8, 3, 5))).shape
     (8, 3, 2)
     """
-    H, O, dtype = checks.readout(W_y, h)
-    checks.array("b_y", b_y, dtype, (O,), "(O,), O as in W_y (H, O)", "h")
+    H, O, dtype = _checks.readout(W_y, h)
+    _checks.array("b_y", b_y, dtype, (O,), "(O,), O as in W_y (H, O)", "h")
     y = np.empty((*h.shape[:-1], O), dtype)
     _backend(backend).readout(W_y, b_y, h.reshape(-1, H), y.reshape(-1, O))
     return y
@@ -293,8 +293,8 @@ def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
     >>> dW_y.shape, db_y, dh.shape
     ((5, 2), array([15., 15.]), (3, 5))
     """
-    H, O, dtype = checks.readout(W_y, h)
-    checks.array("dy", dy, dtype, (*h.shape[:-1], O), "(..., O), as h (..., H)", "h")
+    H, O, dtype = _checks.readout(W_y, h)
+    _checks.array("dy", dy, dtype, (*h.shape[:-1], O), "(..., O), as h (..., H)", "h")
     dW_y, db_y = np.empty((H, O), dtype), np.empty(O, dtype)
     dh = np.empty(h.shape, dtype) if need_dh else None
     rows = None if dh is None else dh.reshape(-1, H)
@@ -312,7 +312,7 @@ def warmup(dtype="float32"):
     ----------
     dtype : {"float32", "float64"}
     """
-    _backend("numba").warmup(checks.float_dtype("dtype", dtype))
+    _backend("numba").warmup(_checks.float_dtype("dtype", dtype))
 
 
 def _backend(name):
@@ -320,7 +320,7 @@ def _backend(name):
         return _loaded[name]
     except (KeyError, TypeError):
         pass
-    checks.one_of("backend", name, BACKENDS)
+    _checks.one_of("backend", name, BACKENDS)
     return _loaded.setdefault(name, import_whole(BACKENDS[name]))
 
 
@@ -342,6 +342,6 @@ def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
         ("h0", dh0, (B, H), "(B, H)"),
     ):
         if a is not None or name != "x" or need_dx:
-            checks.output(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
+            _checks.output(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
             taken = (*taken, a)
     return Params(dW_x, dW_h, db), dx, dh0

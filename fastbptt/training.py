@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastbptt import checks, sequences, storage
+from fastbptt import _checks, _sequences, _storage
+from fastbptt._extras import import_extra
 from fastbptt.checkpointed import windows
-from fastbptt.extras import import_extra
 from fastbptt.losses import attribute
 from fastbptt.model import RNN, Mean, find_loss
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
@@ -143,13 +143,13 @@ def fit(
         raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
-    epochs = checks.integer("epochs", epochs, 0)
-    batch_size = checks.integer("batch_size", batch_size)
-    truncate = None if truncate is None else checks.integer("truncate", truncate)
-    patience = None if patience is None else checks.integer("patience", patience)
+    epochs = _checks.integer("epochs", epochs, 0)
+    batch_size = _checks.integer("batch_size", batch_size)
+    truncate = None if truncate is None else _checks.integer("truncate", truncate)
+    patience = None if patience is None else _checks.integer("patience", patience)
     if memory not in MEMORY:
         raise ValueError(f"memory is {memory!r}, expected 'full' or 'checkpointed'")
-    clip_norm = None if clip_norm is None else checks.number("clip_norm", clip_norm, zero=False)
+    clip_norm = None if clip_norm is None else _checks.number("clip_norm", clip_norm, zero=False)
     if truncate and memory != "full":
         raise ValueError("truncate is given with memory='checkpointed', expected one of them")
     if model.bidirectional and (truncate or memory != "full"):
@@ -253,17 +253,17 @@ class _Run:
             "rng": self.rng.bit_generator.state,
             "history": asdict(self.history),
         }
-        storage.save_training(path, self.model, self.optimizer, self.best, progress)
+        _storage.save_training(path, self.model, self.optimizer, self.best, progress)
 
     def resume(self, path, settings):
         """Go on from a file, if it is of the same model and training."""
-        model, state, best, progress = storage.load_training(path)
+        model, state, best, progress = _storage.load_training(path)
         _check_same(path, model.config(), self.model.config())
         _check_same(path, progress.get("settings"), settings)
         vector = model.network.vector
         try:
             history = _history(progress.get("history"), best, settings)
-            rng = storage.restored_generator(progress.get("rng"))
+            rng = _storage.restored_generator(progress.get("rng"))
             if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
                 raise ValueError("weights are infinite or NaN")
             # Last, since it changes the optimizer.  A callback may have changed the settings.
@@ -377,8 +377,8 @@ def _last_steps(network, x, y, lengths, count, rng):
 
 
 def _data(model, loss, x, y, lengths=None):
-    x = sequences.inputs(x, lengths, model.input_size, model.dtype)
-    return x, sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
+    x = _sequences.inputs(x, lengths, model.input_size, model.dtype)
+    return x, _sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
 
 
 def _latest(history):

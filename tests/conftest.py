@@ -36,7 +36,7 @@ def poison():
         for name in ("empty", "empty_like"):
             patch.setattr(np, name, _poisoned(getattr(np, name)))
         with contextlib.suppress(ImportError):
-            patch.setattr("fastbptt.kernels.drivers.KEPT", 0)  # a new workspace for every call
+            patch.setattr("fastbptt.kernels._drivers.KEPT", 0)  # a new workspace for every call
         yield
 
 

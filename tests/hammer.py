@@ -21,7 +21,7 @@ import numpy as np
 from test_threads import always_launch, digest, draw, draw_readout, train, train_readout
 
 import fastbptt
-from fastbptt.kernels import team
+from fastbptt.kernels import _team
 
 THREADS = 8
 DEPTH = 3  # handlers within handlers
@@ -150,15 +150,15 @@ class Garbage:
 
 def launches():
     """Whether a long call still gets Numba's threads: nobody has kept the claim to them."""
-    found, original = [], team.launch
+    found, original = [], _team.launch
 
     def launch(function, task, threads):
         found.append(threads)
         original(function, task, threads)
 
-    team.launch = launch
+    _team.launch = launch
     train(*draw((100, 64, 20, 100)))
-    team.launch = original
+    _team.launch = original
     return found == [2, 2]
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastbptt.kernels.activation import CODES, ONE_FROM, SMALL, activate, slope
-from fastbptt.kernels.simd import LANES, load_first, offset, pointer, store_first
+from fastbptt.kernels._activation import CODES, ONE_FROM, SMALL, activate, slope
+from fastbptt.kernels._simd import LANES, load_first, offset, pointer, store_first
 
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 ULPS = 2

@@ -57,9 +57,9 @@ folder = pathlib.Path(sys.argv[1])
 def digest():
     for name in [name for name in sys.modules if name.split(".")[0] == "fastbptt"]:
         del sys.modules[name]
-    from fastbptt.kernels import compiling
-    assert folder in pathlib.Path(compiling.__file__).parents, compiling.__file__
-    return compiling.SOURCE
+    from fastbptt.kernels import _compiling
+    assert folder in pathlib.Path(_compiling.__file__).parents, _compiling.__file__
+    return _compiling.SOURCE
 
 found = {"": digest()}
 for path in sorted(folder.rglob("kernels/*.py")):
@@ -122,7 +122,7 @@ def test_the_second_process_compiles_nothing(cached):
 
 def test_an_edit_of_an_emitter_recompiles_and_undone_it_does_not(cached):
     package, cache, first = cached
-    path = package / "kernels" / "activation.py"
+    path = package / "kernels" / "_activation.py"
     text = path.read_text()
     # An edit that shows: relu, and nothing but relu, for every activation.
     path.write_text(text + "\ntanh = relu\n")
@@ -267,13 +267,13 @@ def test_the_vectors_are_part_of_the_key(cached):
     package, cache, _ = cached
     program = """
 import importlib, json
-from fastbptt.kernels import compiling, simd
+from fastbptt.kernels import _compiling, _simd
 
-found = [compiling.SOURCE]
-width, fused = simd.target()
+found = [_compiling.SOURCE]
+width, fused = _simd.target()
 for other in ((width, fused), (width // 2, fused), (width, not fused)):
-    simd.target = lambda: other
-    found.append(importlib.reload(compiling).SOURCE)
+    _simd.target = lambda: other
+    found.append(importlib.reload(_compiling).SOURCE)
 print(json.dumps(found))
 """
     found = run(program, package, NUMBA_CACHE_DIR=cache)

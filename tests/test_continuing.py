@@ -25,8 +25,8 @@ from trainings import (
 )
 
 import fastbptt
-from fastbptt import SGD, Adam, losses, storage
-from fastbptt.extras import MissingExtraError
+from fastbptt import SGD, Adam, _storage, losses
+from fastbptt._extras import MissingExtraError
 
 
 def decay(optimizer, interrupted_after=None, by="callback"):
@@ -122,7 +122,7 @@ def test_goes_on_after_a_kill(tmp_path):
             process.kill()
             process.communicate()
         assert process.returncode == -signal.SIGKILL
-        done = len(storage.load_training(path)[3]["history"]["loss"])
+        done = len(_storage.load_training(path)[3]["history"]["loss"])
     model, expected = train(OPTIMIZERS["Adam"], None, done + 5, patience=10**9)
     resumed, history = train(OPTIMIZERS["Adam"], path, done + 5, patience=10**9)
     assert_same_course(history, expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt.extras import MissingExtraError
+from fastbptt._extras import MissingExtraError
 
 pytest.importorskip("sklearn")
 from sklearn.exceptions import NotFittedError

@@ -12,7 +12,7 @@ import tomllib
 import pytest
 
 import fastbptt
-from fastbptt.extras import MissingExtraError, import_extra
+from fastbptt._extras import MissingExtraError, import_extra
 
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does

@@ -12,7 +12,7 @@ import pytest
 from measure import central_differences, peak
 
 import fastbptt
-from fastbptt import losses, model, network
+from fastbptt import _network, losses, model
 from fastbptt.model import RNN, TOGETHER
 
 I, H, O = 2, 3, 2
@@ -540,7 +540,7 @@ def test_windows_of_predictions_have_the_same_bits(
     x, _ = draw(made, counts)
     expected = made.predict(x, return_state=not bidirectional)
     for steps in (0, 1, 2, 3, max(counts)):
-        monkeypatch.setattr(network, "KEPT_STATES", steps * len(x) * H * num_layers)
+        monkeypatch.setattr(_network, "KEPT_STATES", steps * len(x) * H * num_layers)
         assert_same(made.predict(x, return_state=not bidirectional), expected)
 
 
@@ -592,7 +592,7 @@ def test_memory(output, monkeypatch):
     assert peak(lambda: made.loss_and_grads(x, y)) > states
     assert peak(lambda: made.loss_and_grads(x, y, checkpointed=True)) < states / 4
     assert peak(lambda: made.predict(x)) > states
-    monkeypatch.setattr(network, "KEPT_STATES", 100 * N * width * num_layers)
+    monkeypatch.setattr(_network, "KEPT_STATES", 100 * N * width * num_layers)
     assert peak(lambda: made.predict(x)) < states / 4
 
 

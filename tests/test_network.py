@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from measure import central_differences
 
-from fastbptt import network
+from fastbptt import _network
 from fastbptt.model import RNN
 
 T, B, I, H, O = 6, 3, 2, 4, 2
@@ -23,11 +23,11 @@ def draw(*shape):
 
 def test_back_to_front():
     a = np.arange(12).reshape(4, 3)
-    np.testing.assert_array_equal(network.reverse(a, None), a[::-1])
-    got = network.reverse(a, np.array([4, 0, 2]))
+    np.testing.assert_array_equal(_network.reverse(a, None), a[::-1])
+    got = _network.reverse(a, np.array([4, 0, 2]))
     np.testing.assert_array_equal(got, [[9, 1, 5], [6, 4, 2], [3, 7, 8], [0, 10, 11]])
-    np.testing.assert_array_equal(network.reverse(got, np.array([4, 0, 2])), a)
-    assert network.reverse(a[:0], np.zeros(3, int)).shape == (0, 3)
+    np.testing.assert_array_equal(_network.reverse(got, np.array([4, 0, 2])), a)
+    assert _network.reverse(a[:0], np.zeros(3, int)).shape == (0, 3)
 
 
 def test_names_are_views_of_one_vector():
@@ -140,7 +140,7 @@ def test_outputs_keep_no_more_states_than_they_may(output, lengths, monkeypatch)
         return forward(window, *args, **kwargs)
 
     monkeypatch.setattr(net, "forward", watched)
-    monkeypatch.setattr(network, "KEPT_STATES", 4 * B * H * 2 + 1)
+    monkeypatch.setattr(_network, "KEPT_STATES", 4 * B * H * 2 + 1)
     got, states = net.outputs(x, lengths)
     assert seen == [4, 2]
     np.testing.assert_array_equal(got, expected)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastbptt import plots
+from fastbptt._extras import MissingExtraError
 from fastbptt.diagnostics import GradientFlow
-from fastbptt.extras import MissingExtraError
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")

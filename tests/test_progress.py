@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trainings import bits, fit, interrupting, noisy
 
-from fastbptt.extras import MissingExtraError
+from fastbptt._extras import MissingExtraError
 
 
 @pytest.fixture

@@ -632,14 +632,14 @@ def test_importing_the_package_does_not_import_numba():
 
 # Each module imports from lower layers only; what is not named here is the top.
 LAYERS = (
-    {"uninterrupted"},
+    {"_uninterrupted"},
     {"reference", "kernels"},
-    {"checks", "extras"},
+    {"_checks", "_extras"},
     {"rnn"},
     {"losses", "optimizers", "checkpointed", "testing", "datasets", "diagnostics"},
-    {"sequences", "network"},
+    {"_sequences", "_network"},
     {"model"},
-    {"storage"},
+    {"_storage"},
     {"training"},
 )
 TOP = len(LAYERS)
@@ -675,7 +675,7 @@ def test_imports_go_one_way(path):
     module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     names = set(imported_modules(path))
     if module == "__init__":
-        assert names <= {"rnn", "checkpointed", "model", "optimizers", "storage", "training"}
+        assert names <= {"rnn", "checkpointed", "model", "optimizers", "_storage", "training"}
         return
     allowed = {name for name in names if layer(name) < layer(module)}
     if module == "testing":
@@ -688,8 +688,8 @@ def test_imports_go_one_way(path):
 
 
 def test_the_front_door_imports_no_backend():
-    assert set(imported_modules(PACKAGE / "rnn.py")) == {"checks", "uninterrupted"}
-    assert set(imported_modules(PACKAGE / "checks.py")) == {"reference"}
+    assert set(imported_modules(PACKAGE / "rnn.py")) == {"_checks", "_uninterrupted"}
+    assert set(imported_modules(PACKAGE / "_checks.py")) == {"reference"}
 
 
 @pytest.mark.parametrize("module", [rnn, testing], ids=lambda m: m.__name__)

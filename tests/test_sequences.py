@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fastbptt import sequences
+from fastbptt import _sequences
+from fastbptt._sequences import Sequences
 from fastbptt.losses import cross_entropy, mse
-from fastbptt.sequences import Sequences
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
 ARRAYS = [np.arange(6.0).reshape(3, 2), np.zeros((0, 2)), np.arange(10.0, 14.0).reshape(2, 2)]
@@ -40,7 +40,7 @@ def assert_holds(got, expected, dtype):
 @pytest.mark.parametrize("form", ["list", "padded"])
 def test_a_minibatch_is_time_major(form):
     given = (ARRAYS, None) if form == "list" else (padded(ARRAYS, 4), LENGTHS)
-    x = sequences.inputs(*given, 2, F8)
+    x = _sequences.inputs(*given, 2, F8)
     assert len(x) == 3
     for index in ([0, 1, 2], [2, 0], [0, 0, 2], [1], [2]):
         got = x[np.array(index)]
@@ -52,20 +52,20 @@ def test_a_minibatch_is_time_major(form):
 
 
 def test_lengths_of_a_minibatch():
-    x = sequences.inputs(padded(ARRAYS, 4), [3, 1, 3], 2, F8)
+    x = _sequences.inputs(padded(ARRAYS, 4), [3, 1, 3], 2, F8)
     np.testing.assert_array_equal(x.lengths_of(np.array([1, 0])), [1, 3])
     assert x.lengths_of(np.array([0, 2])) is None
-    alike = sequences.inputs(padded(ARRAYS, 4), [2, 2, 2], 2, F8)
+    alike = _sequences.inputs(padded(ARRAYS, 4), [2, 2, 2], 2, F8)
     assert alike.lengths_of(np.array([0, 2])) is None
-    assert sequences.inputs([], None, 2, F8).lengths_of(np.array([], int)) is None
+    assert _sequences.inputs([], None, 2, F8).lengths_of(np.array([], int)) is None
 
 
 def test_a_minibatch_is_a_copy():
     given = np.zeros((3, 4, 2))
-    x = sequences.inputs(given, None, 2, F8)
+    x = _sequences.inputs(given, None, 2, F8)
     x[np.arange(3)][...] = 1
     assert not given.any()
-    y = sequences.targets(given, x, "all", 2, mse, F8)
+    y = _sequences.targets(given, x, "all", 2, mse, F8)
     y[np.arange(3)][...] = 1
     assert not given.any()
 
@@ -76,36 +76,36 @@ def test_a_minibatch_is_a_copy():
 @pytest.mark.parametrize("dtype", [F4, F8])
 def test_inputs_in_any_form(dtype):
     for T in (3, 5):
-        assert_holds(sequences.inputs(padded(ARRAYS, T), LENGTHS, 2, dtype), ARRAYS, dtype)
+        assert_holds(_sequences.inputs(padded(ARRAYS, T), LENGTHS, 2, dtype), ARRAYS, dtype)
     for given in (ARRAYS, tuple(ARRAYS), [ARRAYS[0].tolist(), ARRAYS[1], ARRAYS[2].tolist()]):
-        assert_holds(sequences.inputs(given, None, 2, dtype), ARRAYS, dtype)
+        assert_holds(_sequences.inputs(given, None, 2, dtype), ARRAYS, dtype)
     full = np.arange(24).reshape(4, 3, 2)
     for given in (full, full.tolist(), list(full), full[::-1].copy()[::-1], full.astype(">f8")):
-        assert_holds(sequences.inputs(given, None, 2, dtype), list(full), dtype)
+        assert_holds(_sequences.inputs(given, None, 2, dtype), list(full), dtype)
 
 
 def test_inputs_of_one_feature():
     column = np.arange(5.0)[:, None]
     expected = [column[:2], column[2:]]
     for given in ([[0, 1], [2, 3, 4]], [np.arange(2), np.arange(2.0, 5)], expected):
-        assert_holds(sequences.inputs(given, None, 1, F4), expected, F4)
-    got = sequences.inputs([[0, 1, 9], [2, 3, 4]], None, 1, F4)
+        assert_holds(_sequences.inputs(given, None, 1, F4), expected, F4)
+    got = _sequences.inputs([[0, 1, 9], [2, 3, 4]], None, 1, F4)
     assert_holds(got, [[[0], [1], [9]], [[2], [3], [4]]], F4)
-    got = sequences.inputs(np.array([[0, 1, 9], [2, 3, 4]]), np.array([2, 3], np.uint8), 1, F4)
+    got = _sequences.inputs(np.array([[0, 1, 9], [2, 3, 4]]), np.array([2, 3], np.uint8), 1, F4)
     assert_holds(got, expected, F4)
 
 
 def test_no_inputs():
     for x in (
-        sequences.inputs([], None, 2, F4),
-        sequences.inputs(np.zeros((0, 5, 2)), None, 2, F4),
-        sequences.inputs(np.zeros((0, 5, 2)), [], 2, F4),
+        _sequences.inputs([], None, 2, F4),
+        _sequences.inputs(np.zeros((0, 5, 2)), None, 2, F4),
+        _sequences.inputs(np.zeros((0, 5, 2)), [], 2, F4),
     ):
         assert len(x) == 0
     for x in (
-        sequences.inputs([[], []], None, 1, F4),
-        sequences.inputs(np.zeros((2, 0)), None, 1, F4),
-        sequences.inputs(np.zeros((2, 3)), [0, 0], 1, F4),
+        _sequences.inputs([[], []], None, 1, F4),
+        _sequences.inputs(np.zeros((2, 0)), None, 1, F4),
+        _sequences.inputs(np.zeros((2, 3)), [0, 0], 1, F4),
     ):
         assert_holds(x, [np.zeros((0, 1))] * 2, F4)
 
@@ -146,7 +146,7 @@ def test_no_inputs():
 )  # fmt: skip
 def test_inputs_that_do_not_fit(x, lengths, size, error, words):
     with pytest.raises(error) as caught:
-        sequences.inputs(x, lengths, size, F4)
+        _sequences.inputs(x, lengths, size, F4)
     assert words in str(caught.value)
 
 
@@ -154,7 +154,7 @@ def test_inputs_that_do_not_fit(x, lengths, size, error, words):
 
 
 def inputs_of(lengths):
-    return sequences.inputs([np.zeros((n, 1)) for n in lengths], None, 1, F4)
+    return _sequences.inputs([np.zeros((n, 1)) for n in lengths], None, 1, F4)
 
 
 @pytest.mark.parametrize("dtype", [F4, F8])
@@ -162,10 +162,10 @@ def test_targets_of_the_last_step(dtype):
     x = inputs_of(LENGTHS)
     y = np.arange(6).reshape(3, 2)
     for given in (y, y.tolist(), list(y), y.astype("float64")):
-        got = sequences.targets(given, x, "last", 2, mse, dtype)
+        got = _sequences.targets(given, x, "last", 2, mse, dtype)
         np.testing.assert_array_equal(got, y.astype(dtype), strict=True)
     for given in (np.arange(3), [0, 1, 2], [[0], [1], [2]], (0.0, 1.0, 2.0)):
-        got = sequences.targets(given, x, "last", 1, mse, dtype)
+        got = _sequences.targets(given, x, "last", 1, mse, dtype)
         np.testing.assert_array_equal(got, np.arange(3.0)[:, None].astype(dtype), strict=True)
 
 
@@ -173,35 +173,35 @@ def test_targets_of_the_last_step(dtype):
 def test_targets_of_every_step(dtype):
     x = inputs_of(LENGTHS)
     for given in (ARRAYS, [a.astype(int) for a in ARRAYS], padded(ARRAYS, 3), padded(ARRAYS, 5)):
-        assert_holds(sequences.targets(given, x, "all", 2, mse, dtype), ARRAYS, dtype)
+        assert_holds(_sequences.targets(given, x, "all", 2, mse, dtype), ARRAYS, dtype)
     column = [a[:, :1] for a in ARRAYS]
     flat = [a[:, 0] for a in ARRAYS]
     for given in (column, flat, [a.tolist() for a in flat], padded(flat, 4), padded(column, 4)):
-        assert_holds(sequences.targets(given, x, "all", 1, mse, dtype), column, dtype)
+        assert_holds(_sequences.targets(given, x, "all", 1, mse, dtype), column, dtype)
 
 
 def test_classes():
     x = inputs_of(LENGTHS)
     for size in (1, 4):
-        got = sequences.targets([2, 0, 3], x, "last", size, cross_entropy, F4)
+        got = _sequences.targets([2, 0, 3], x, "last", size, cross_entropy, F4)
         np.testing.assert_array_equal(got, np.array([2, 0, 3], np.int64), strict=True)
         classes = [np.array([1, 2, 3]), np.array([], int), np.array([0, 3])]
         for given in (classes, [a.tolist() for a in classes], padded(classes, 4, 7).astype("u1")):
-            got = sequences.targets(given, x, "all", size, cross_entropy, F4)
+            got = _sequences.targets(given, x, "all", size, cross_entropy, F4)
             assert_holds(got, classes, np.int64)
         unsigned = padded(classes, 4, 7).astype("u8")
         unsigned[1], unsigned[2, 2:] = 2**64 - 1, 2**63  # past a sequence's length, whatever
-        assert_holds(sequences.targets(unsigned, x, "all", size, cross_entropy, F4), classes, "i8")
+        assert_holds(_sequences.targets(unsigned, x, "all", size, cross_entropy, F4), classes, "i8")
         first_empty = [[], [1, 2]]  # a list without numbers in it is of floats, to NumPy
-        got = sequences.targets(first_empty, inputs_of([0, 2]), "all", size, cross_entropy, F4)
+        got = _sequences.targets(first_empty, inputs_of([0, 2]), "all", size, cross_entropy, F4)
         assert_holds(got, first_empty, np.int64)
 
 
 def test_probabilities():
     x = inputs_of([2, 1])
     y = [np.array([[0, 1, 0], [1, 0, 0]]), np.array([[0, 0, 1]])]
-    assert_holds(sequences.targets(y, x, "all", 3, cross_entropy, F4), y, F4)
-    got = sequences.targets(y[0], x, "last", 3, cross_entropy, F4)
+    assert_holds(_sequences.targets(y, x, "all", 3, cross_entropy, F4), y, F4)
+    got = _sequences.targets(y[0], x, "last", 3, cross_entropy, F4)
     np.testing.assert_array_equal(got, y[0].astype(F4), strict=True)
 
 
@@ -254,12 +254,12 @@ WITHOUT = ", or integer classes without the last axis"
 )  # fmt: skip
 def test_targets_that_do_not_fit(output, size, loss, y, error, words):
     with pytest.raises(error) as caught:
-        sequences.targets(y, inputs_of(LENGTHS), output, size, loss, F4)
+        _sequences.targets(y, inputs_of(LENGTHS), output, size, loss, F4)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("T", [4, 6])
 def test_targets_of_an_array_with_other_steps(T):
-    x = sequences.inputs(np.zeros((3, 5, 2)), [3, 0, 2], 2, F4)
+    x = _sequences.inputs(np.zeros((3, 5, 2)), [3, 0, 2], 2, F4)
     with pytest.raises(ValueError, match=f"y has shape .3, {T}, 1., expected T = 5, as in x"):
-        sequences.targets(np.zeros((3, T, 1)), x, "all", 1, mse, F4)
+        _sequences.targets(np.zeros((3, T, 1)), x, "all", 1, mse, F4)

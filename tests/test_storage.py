@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import RNN, Adam, storage
-from fastbptt.extras import MissingExtraError
+from fastbptt import RNN, Adam, _storage
+from fastbptt._extras import MissingExtraError
 
 pytest.importorskip("safetensors")
 
@@ -144,8 +144,8 @@ def test_training(tmp_path):
     for _ in range(2):
         optimizer.step(weights, {"weights": np.sin(model.network.vector)})
     best, progress = model.network.vector + 1, {"epoch": 3, "loss": [0.1, 1 / 3], "none": None}
-    storage.save_training(path, model, optimizer, best, progress)
-    got, state, got_best, got_progress = storage.load_training(path)
+    _storage.save_training(path, model, optimizer, best, progress)
+    got, state, got_best, got_progress = _storage.load_training(path)
     assert_same(got, model)
     assert state.keys() == optimizer.state().keys()
     for name, a in optimizer.state().items():
@@ -153,8 +153,8 @@ def test_training(tmp_path):
     np.testing.assert_array_equal(got_best, best, strict=True)
     assert got_progress == progress
     np.testing.assert_array_equal(fastbptt.load(path).network.vector, best)
-    storage.save_training(path, model, optimizer, None, progress)
-    assert storage.load_training(path)[2] is None
+    _storage.save_training(path, model, optimizer, None, progress)
+    assert _storage.load_training(path)[2] is None
     assert_same(fastbptt.load(path), model)
 
 
@@ -163,7 +163,7 @@ def test_generators(kind):
     rng = np.random.Generator(getattr(np.random, kind)(3))
     rng.random(3, np.float32)  # an odd number of halves: one is kept for later
     text = json.dumps(rng.bit_generator.state, default=np.ndarray.tolist)
-    got = storage.restored_generator(json.loads(text))
+    got = _storage.restored_generator(json.loads(text))
     np.testing.assert_array_equal(got.random(5, np.float32), rng.random(5, np.float32))
     np.testing.assert_array_equal(got.permutation(99), rng.permutation(99))
 
@@ -456,7 +456,7 @@ def test_a_pipe_by_its_name():
     """As /dev/stdout is one: a link that leads to no path."""
     ours, theirs = os.pipe()
     with open(ours, "rb") as reading, open(theirs, "wb"):
-        storage.replace(f"/dev/fd/{theirs}", b"content")
+        _storage.replace(f"/dev/fd/{theirs}", b"content")
         assert reading.read(7) == b"content"
 
 
@@ -521,13 +521,13 @@ def test_threads_and_processes_save_and_load_one_path(tmp_path):
 CUT = """
 import sys
 import fastbptt
-from fastbptt import storage
+from fastbptt import _storage
 
 def check_format(path, metadata):
     open(path, "wb").close()
     original(path, metadata)
 
-original, storage._check_format = storage._check_format, check_format
+original, _storage._check_format = _storage._check_format, check_format
 print(fastbptt.load(sys.argv[1]).network.vector.sum().item())
 """
 
@@ -549,13 +549,13 @@ def test_a_file_that_another_process_cuts_while_it_is_read(tmp_path):
 def test_models_are_loaded_and_copied_without_drawing_weights(tmp_path, monkeypatch):
     model, optimizer = build(num_layers=2, bidirectional=True), Adam()
     fastbptt.save(model, tmp_path / "model")
-    storage.save_training(tmp_path / "run", model, optimizer, None, {})
+    _storage.save_training(tmp_path / "run", model, optimizer, None, {})
     for module, name in ((np.linalg, "qr"), (np.random, "default_rng")):
         monkeypatch.setattr(module, name, lambda *args: pytest.fail("drawn"))
     for copied in (
         fastbptt.load(tmp_path / "model"),
         fastbptt.load(tmp_path / "run"),
-        storage.load_training(tmp_path / "run")[0],
+        _storage.load_training(tmp_path / "run")[0],
         copy.copy(model),
         copy.deepcopy(model),
         pickle.loads(pickle.dumps(model)),
@@ -570,7 +570,7 @@ def test_models_are_loaded_and_copied_without_drawing_weights(tmp_path, monkeypa
 
 def refused(path, message):
     """Check that neither a model nor a training is read, and that the error names the file."""
-    for read in (fastbptt.load, storage.load_training):
+    for read in (fastbptt.load, _storage.load_training):
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}"):
             read(path)
 
@@ -743,7 +743,7 @@ def test_names_that_stand_twice(tmp_path):
 def test_a_model_alone_is_no_training(tmp_path):
     fastbptt.save(build(), tmp_path / "model")
     with pytest.raises(ValueError, match="holds a model alone, expected the checkpoint"):
-        storage.load_training(tmp_path / "model")
+        _storage.load_training(tmp_path / "model")
 
 
 def test_no_file(tmp_path):

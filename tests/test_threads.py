@@ -26,8 +26,8 @@ import pytest
 
 import fastbptt
 from fastbptt import Params
-from fastbptt.kernels import drivers, team
-from fastbptt.kernels.simd import float_modes, set_float_modes
+from fastbptt.kernels import _drivers, _team
+from fastbptt.kernels._simd import float_modes, set_float_modes
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer; two groups of sequences with sums of their own, fewer
@@ -97,7 +97,7 @@ def using(threads):
 
 def always_launch(setattr=setattr):
     """Calls do not wait until other programs leave the cores: which ones would is up to timing."""
-    setattr(team.Pace, "wants_alone", lambda self: False)
+    setattr(_team.Pace, "wants_alone", lambda self: False)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def launches(monkeypatch):
         found.append(threads)
         return original(function, task, threads)
 
-    original = team.launch
-    monkeypatch.setattr(team, "launch", launch)
+    original = _team.launch
+    monkeypatch.setattr(_team, "launch", launch)
     return found
 
 
@@ -194,7 +194,7 @@ def test_any_worker_may_do_all_the_work(shape, some, monkeypatch):
             assert threads == 4
             kind(function)(task, slot)
 
-        monkeypatch.setattr(team, "launch", launch)
+        monkeypatch.setattr(_team, "launch", launch)
         assert digest(train(*case)) == expected
 
 
@@ -205,7 +205,7 @@ def test_the_number_of_threads_stays(threads):
         assert numba.get_num_threads() == threads
     with using(threads), pytest.raises(ValueError, match="lengths"):
         fastbptt.forward(*draw(SHAPES[0])[:2], lengths=[99])
-    turn = team.Turn(("test",), 1, team.PACED_BELOW)
+    turn = _team.Turn(("test",), 1, _team.PACED_BELOW)
     assert turn.threads == numba.get_num_threads()  # nobody is left who launches
 
 
@@ -319,8 +319,8 @@ def halves(case):
 @pytest.fixture
 def keeping(monkeypatch):
     """Workspaces are kept from call to call, as where no test forbids it."""
-    monkeypatch.setattr(drivers, "KEPT", 32 << 20)
-    monkeypatch.setattr(drivers, "_kept", threading.local())
+    monkeypatch.setattr(_drivers, "KEPT", 32 << 20)
+    monkeypatch.setattr(_drivers, "_kept", threading.local())
     always_launch(monkeypatch.setattr)
 
 
@@ -334,17 +334,17 @@ def test_a_signal_handler_that_calls(outer, inner, keeping, monkeypatch):
     """Between the task's being written and its being launched: it is still there afterwards."""
     outside, inside = halves(draw(SHAPES[0]))[outer], halves(draw(SHAPES[4]))[inner]
     expected, found = (digest(outside()), digest(inside())), []
-    original = team.launch
+    original = _team.launch
 
     def launch(function, task, threads):
-        monkeypatch.setattr(team, "launch", original)
+        monkeypatch.setattr(_team, "launch", original)
         signal.raise_signal(signal.SIGUSR1)
         return original(function, task, threads)
 
     with using(2):
         for _ in range(2):
             digest(outside())  # leaves a workspace large enough for either
-            monkeypatch.setattr(team, "launch", launch)
+            monkeypatch.setattr(_team, "launch", launch)
             with handling(lambda: found.append(digest(inside()))):
                 found.append(digest(outside()))
     assert found == [expected[1], expected[0]] * 2
@@ -460,25 +460,25 @@ def test_who_comes_second_works_alone(launches, monkeypatch):
     expected = digest(train(*case))
     with using(2):
         launches.clear()
-        team._claim.value = 1
+        _team._claim.value = 1
         try:
             assert digest(train(*case)) == expected
         finally:
-            team._claim.value = 0
+            _team._claim.value = 0
         assert launches == []
 
         def launch(function, task, threads):
-            team._claim.value = 1
+            _team._claim.value = 1
             try:
                 found = original(function, task, threads)
                 assert not found
-                assert team._claim.value == 1  # who did not set it does not clear it
+                assert _team._claim.value == 1  # who did not set it does not clear it
                 return found
             finally:
-                team._claim.value = 0
+                _team._claim.value = 0
 
-        original = team.launch
-        monkeypatch.setattr(team, "launch", launch)
+        original = _team.launch
+        monkeypatch.setattr(_team, "launch", launch)
         assert digest(train(*case)) == expected
         assert launches == [2, 2]
 
@@ -659,19 +659,19 @@ def test_a_workspace_that_is_kept(monkeypatch):
             yield from (h, *dparams, dx, dh0)
 
     expected = list(results())
-    monkeypatch.setattr(drivers, "KEPT", 32 << 20)
-    monkeypatch.setattr(drivers, "_kept", threading.local())
+    monkeypatch.setattr(_drivers, "KEPT", 32 << 20)
+    monkeypatch.setattr(_drivers, "_kept", threading.local())
     for _ in range(2):
         for got, want in zip(results(), expected, strict=True):
             np.testing.assert_array_equal(got, want)
-            if kept := vars(drivers._kept):
+            if kept := vars(_drivers._kept):
                 kept["f"].fill(np.nan)
-    assert list(vars(drivers._kept)) == ["f"]
-    monkeypatch.setattr(drivers, "KEPT", 1000)
-    monkeypatch.setattr(drivers, "_kept", threading.local())
+    assert list(vars(_drivers._kept)) == ["f"]
+    monkeypatch.setattr(_drivers, "KEPT", 1000)
+    monkeypatch.setattr(_drivers, "_kept", threading.local())
     for got, want in zip(results(), expected, strict=True):
         np.testing.assert_array_equal(got, want)
-    assert all(work.nbytes <= 1000 for work in vars(drivers._kept).values())
+    assert all(work.nbytes <= 1000 for work in vars(_drivers._kept).values())
 
 
 def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
@@ -691,9 +691,9 @@ def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
         assert start <= task < start + work.nbytes
         return original(function, task, threads)
 
-    original = team.launch
-    monkeypatch.setattr(drivers, "_take_workspace", workspace)
-    monkeypatch.setattr(team, "launch", launch)
+    original = _team.launch
+    monkeypatch.setattr(_drivers, "_take_workspace", workspace)
+    monkeypatch.setattr(_team, "launch", launch)
     with using(2):
         train(*draw(SHAPES[0]))
         train_readout(*draw_readout(READOUTS[0]))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastbptt.kernels import simd, tile
-from fastbptt.kernels.simd import offset, offset_bytes, pointer
-from fastbptt.kernels.tile import NR, tile_columns, tile_rows
+from fastbptt.kernels import _simd, _tile
+from fastbptt.kernels._simd import offset, offset_bytes, pointer
+from fastbptt.kernels._tile import NR, tile_columns, tile_rows
 
 GUARD = 12345.0
 DTYPES = pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
@@ -52,16 +52,16 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "tile_rows": Kind(call_rows, lambda dtype: tile.tile_rows_count(), False),
+    "tile_rows": Kind(call_rows, lambda dtype: _tile.tile_rows_count(), False),
     "tile_columns": Kind(
-        call_columns, lambda dtype: tile.tile_columns_count(numba.from_dtype(dtype)), True
+        call_columns, lambda dtype: _tile.tile_columns_count(numba.from_dtype(dtype)), True
     ),
 }
 EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def lanes(dtype):
-    return simd.lanes(numba.from_dtype(dtype))
+    return _simd.lanes(numba.from_dtype(dtype))
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def draw(kind, dtype, k, whole=False):
     `tile_columns` starts with zeros.
     """
     rng = np.random.default_rng(k)
-    shapes = (kind.rows(dtype), k), (k, tile.VECTORS * lanes(dtype)), tile.VECTORS * lanes(dtype)
+    shapes = (kind.rows(dtype), k), (k, _tile.VECTORS * lanes(dtype)), _tile.VECTORS * lanes(dtype)
     if whole:
         a, b, start = (rng.integers(-9, 10, shape).astype(dtype) for shape in shapes)
     else:
@@ -149,7 +149,7 @@ def test_rounding_errors(kind, dtype, k):
         pytest.skip("no type wider than float64 here")
     a, b, start = (v.astype(wider) for v in draw(kind, dtype, k))
     expected = start + a @ b
-    roundings = k if simd.target()[1] or k == 0 else k + 1
+    roundings = k if _simd.target()[1] or k == 0 else k + 1
     u = np.finfo(dtype).epsneg
     bound = roundings * u / (1 - roundings * u) * (np.abs(start) + np.abs(a) @ np.abs(b))
     for m in range(1, kind.rows(dtype) + 1):
@@ -177,7 +177,7 @@ def test_a_row_does_not_depend_on_its_neighbours(kind, dtype, k):
 
 @DTYPES
 @LENGTHS
-@pytest.mark.parametrize("panels", tile.WIDE)
+@pytest.mark.parametrize("panels", _tile.WIDE)
 def test_one_row_and_several_panels(dtype, k, panels):
     """The same bits as one panel after another; nothing behind the row is written."""
     kind = KINDS["tile_rows"]

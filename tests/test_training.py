@@ -256,14 +256,14 @@ def trained():
 def test_one_thread_to_four(tmp_path):
     program = """
 import json, numba, test_threads, test_training
-from fastbptt.kernels import team
+from fastbptt.kernels import _team
 
 test_threads.always_launch()
-launched, original, found = [], team.launch, []
+launched, original, found = [], _team.launch, []
 def launch(function, task, threads):
     launched.append(threads)
     original(function, task, threads)
-team.launch = launch
+_team.launch = launch
 for threads in (1, 2, 3, 4):
     numba.set_num_threads(threads)
     found.append(test_training.trained())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastbptt
-from fastbptt.uninterrupted import computed_once, import_whole
+from fastbptt._uninterrupted import computed_once, import_whole
 
 # The first calls run into trouble, when the module of a given number is about to be imported or at
 # a given event of the compiler; the calls after them have results.

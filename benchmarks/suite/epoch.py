@@ -73,7 +73,7 @@ def run(library):
 
 def inside(epoch, names=("forward", "backward", "readout", "readout_backward")):
     """Seconds of an epoch, and of those in the core's calls."""
-    network, spent = fastbptt.network, 0.0
+    network, spent = fastbptt._network, 0.0
 
     def timed(function):
         def call(*args, **kwargs):

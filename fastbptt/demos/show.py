@@ -2,8 +2,8 @@
 
 import io
 
-from fastbptt.extras import import_extra
-from fastbptt.storage import replace
+from fastbptt._extras import import_extra
+from fastbptt._storage import replace
 
 
 def print_by_hand(title, by_hand, got):

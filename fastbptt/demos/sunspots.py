@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbptt._extras import MissingExtraError, import_extra
 from fastbptt.datasets import sunspots_monthly
 from fastbptt.demos.show import new_figure, write_figure
-from fastbptt.extras import MissingExtraError, import_extra
 from fastbptt.losses import mse
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam

@@ -4,6 +4,6 @@ Read from the bottom up: `simd` (vocabulary), `activation`, `tile` (the multiply
 (one thread's work), `blocking` (sizes), `team` (threads), `drivers` (the calls).
 """
 
-from fastbptt.kernels.drivers import backward, forward, readout, readout_backward, warmup
+from fastbptt.kernels._drivers import backward, forward, readout, readout_backward, warmup
 
 __all__ = ["backward", "forward", "readout", "readout_backward", "warmup"]

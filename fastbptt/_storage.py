@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastbptt.extras import import_extra
+from fastbptt._extras import import_extra
+from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
-from fastbptt.network import weight_shapes
 
 try:
     import fcntl

@@ -8,10 +8,11 @@ import numpy as np
 from numba import types
 from numba.core import config
 
-from fastbptt.kernels import blocking, compiling, team
-from fastbptt.kernels.activation import CODES
-from fastbptt.kernels.compiling import SOURCE, inlined
-from fastbptt.kernels.loops import (
+from fastbptt._uninterrupted import computed_once
+from fastbptt.kernels import _blocking, _compiling, _team
+from fastbptt.kernels._activation import CODES
+from fastbptt.kernels._compiling import SOURCE, inlined
+from fastbptt.kernels._loops import (
     BackwardTask,
     ForwardTask,
     Matrix,
@@ -29,8 +30,8 @@ from fastbptt.kernels.loops import (
     weight_gradient,
     weight_sums,
 )
-from fastbptt.kernels.simd import align, cast, fetch_add, get, offset, pointer, put
-from fastbptt.kernels.team import (
+from fastbptt.kernels._simd import align, cast, fetch_add, get, offset, pointer, put
+from fastbptt.kernels._team import (
     address,
     call,
     counter,
@@ -40,7 +41,6 @@ from fastbptt.kernels.team import (
     meet,
     wait,
 )
-from fastbptt.uninterrupted import computed_once
 
 # Below so many floating-point operations, 4 us of one core or more, a call stays on one thread:
 # starting others takes 2 us and more.
@@ -182,7 +182,7 @@ def _workers(source):
 def cleared_counters(start, plan):
     """The counters that the workers of a task share."""
     counters = cast(offset(start, plan.counters_at), types.int64)
-    for number in range(blocking.COUNTERS):
+    for number in range(_blocking.COUNTERS):
         put(counter(counters, number), 0, 0)
     return counters
 
@@ -292,8 +292,8 @@ def _compile(entry, worker, task, dtype, plan, arrays):
     plan = numba.typeof(plan)
     task = types.CPointer(task_type(task, numba.from_dtype(dtype), plan.dtype))
     rest = _INTS, _INTS, _SIZE, plan, _filled(dtype, 1), _SIZE
-    compiled = compiling.compile_callback(types.void(task, _SIZE), worker)
-    run = compiling.compile_function((*arrays, *rest), entry, nogil=True)
+    compiled = _compiling.compile_callback(types.void(task, _SIZE), worker)
+    run = _compiling.compile_function((*arrays, *rest), entry, nogil=True)
     (only,) = run.overloads.values()
     _alive.extend((run, compiled))
     return only.entry_point, compiled.address
@@ -303,7 +303,7 @@ def _compile(entry, worker, task, dtype, plan, arrays):
 def _compiled_forward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = in_(3), in_(2), in_(2), in_(1), out(3)
-    plan, _ = blocking.forward(1, 1, 1, 1, dtype.itemsize, 1)
+    plan, _ = _blocking.forward(1, 1, 1, 1, dtype.itemsize, 1)
     return _compile(_forward, _forward_worker, ForwardTask, dtype, plan, arrays)
 
 
@@ -312,7 +312,7 @@ def _compiled_backward(dtype):
     in_, out = functools.partial(_given, dtype), functools.partial(_filled, dtype)
     arrays = (in_(3), in_(2), in_(2), in_(3), in_(3), _FLAG, out(2), out(2), out(1), out(3), _FLAG,
               out(2))  # fmt: skip
-    plan, _ = blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
+    plan, _ = _blocking.backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
     return _compile(_backward, _backward_worker, BackwardTask, dtype, plan, arrays)
 
 
@@ -320,15 +320,15 @@ def _compiled_backward(dtype):
 def _planned_forward(B, I, H, R, dtype, threads):
     """What a forward call needs: entry point, worker, plan, elements of its workspace."""
     compiled = _compiled_forward(dtype)
-    compiling.warn_of_troubles()
-    return (*compiled, *blocking.forward(B, I, H, R, dtype.itemsize, threads))
+    _compiling.warn_of_troubles()
+    return (*compiled, *_blocking.forward(B, I, H, R, dtype.itemsize, threads))
 
 
 @functools.lru_cache(maxsize=1024)
 def _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx):
-    plan = blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
+    plan = _blocking.backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
     compiled = _compiled_backward(dtype)
-    compiling.warn_of_troubles()
+    _compiling.warn_of_troubles()
     return (*compiled, *plan)
 
 
@@ -395,7 +395,7 @@ def _run_forward(params, x, h, lengths, activation):
     operations = 2 * steps * H * (I + R)
     turn = None
     if operations >= ALONE_BELOW:
-        turn = team.Turn(("forward", B if R else 0, I, H, dtype), steps, operations)
+        turn = _team.Turn(("forward", B if R else 0, I, H, dtype), steps, operations)
     threads = turn.threads if turn else 1
     run, worker, plan, total = _planned_forward(B, I, H, R, dtype, threads)
     work = _take_workspace(total, dtype)  # holds the task, until all threads are done with it
@@ -444,7 +444,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     operations = 4 * steps * H * (I + R)
     turn, small = None, operations < ALONE_BELOW
     if not small:
-        turn = team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
+        turn = _team.Turn(("backward", B if R else 0, I, H, dtype, need_dx), steps, operations)
     threads = turn.threads if turn else 1
     run, worker, plan, total = _planned_backward(T, B, I, H, R, dtype, small, threads, need_dx)
     work = _take_workspace(total, dtype)  # holds the task, until all threads are done with it
@@ -462,5 +462,5 @@ def warmup(dtype):
     """Compile all that calls of this dtype run, or load it from the cache."""
     _compiled_forward(dtype)
     _compiled_backward(dtype)
-    team.warmup()
-    compiling.warn_of_troubles()
+    _team.warmup()
+    _compiling.warn_of_troubles()

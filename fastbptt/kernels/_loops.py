@@ -8,9 +8,9 @@ from typing import NamedTuple, get_type_hints
 
 from numba import types
 
-from fastbptt.kernels.activation import activate, slope
-from fastbptt.kernels.compiling import inlined
-from fastbptt.kernels.simd import (
+from fastbptt.kernels._activation import activate, slope
+from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels._simd import (
     ITEMSIZE,
     LANES,
     add,
@@ -29,7 +29,7 @@ from fastbptt.kernels.simd import (
     total,
     zeros,
 )
-from fastbptt.kernels.tile import MC, MR, NR, WIDE, tile_columns, tile_rows
+from fastbptt.kernels._tile import MC, MR, NR, WIDE, tile_columns, tile_rows
 
 
 class Floats:
@@ -41,7 +41,7 @@ class Ints:
 
 
 class Plan:
-    """Record of block sizes, from :mod:`fastbptt.kernels.blocking`."""
+    """Record of block sizes, from :mod:`fastbptt.kernels._blocking`."""
 
 
 class Matrix(NamedTuple):

@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastbptt.kernels.simd import INT64, Vec
+from fastbptt.kernels._simd import INT64, Vec
 
 CODES = {"tanh": 0, "relu": 1, "identity": 2}
 

@@ -23,8 +23,9 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from fastbptt.kernels.compiling import SOURCE, compile_function, inlined
-from fastbptt.kernels.simd import (
+from fastbptt._uninterrupted import computed_once
+from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
+from fastbptt.kernels._simd import (
     INT64,
     fetch_add,
     float_modes,
@@ -38,7 +39,6 @@ from fastbptt.kernels.simd import (
     sleep,
     take,
 )
-from fastbptt.uninterrupted import computed_once
 
 SPINS = 500  # before a waiting thread offers its core to others
 # Offers before it goes to sleep, or to wait at the end of the parallel loop.  Each may cost it a

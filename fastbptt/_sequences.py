@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastbptt import checks
+from fastbptt import _checks
 from fastbptt.losses import takes_classes
 
 
@@ -77,7 +77,7 @@ def inputs(x, lengths, size, dtype):
             f"with I = {size}, or a list of arrays"
         )
     N, T = x.shape[:2]
-    lengths = np.full(N, T) if lengths is None else checks.lengths(lengths, T, N)
+    lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
     return _from_padded(x, lengths, dtype)
 
 

@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from fastbptt.kernels import simd, tile
+from fastbptt.kernels import _simd, _tile
 
 LINE = 64  # bytes of a cache line
 
@@ -70,9 +70,9 @@ def _plan(itemsize, sizes, regions):
 
 def forward(B, I, H, R, itemsize, threads):
     """Plan of a forward call, and the elements of its workspace.  R: H, or 0 for a readout."""
-    lanes = simd.target()[0] // itemsize
-    NR = tile.VECTORS * lanes
-    MR = tile.tile_rows_count()
+    lanes = _simd.target()[0] // itemsize
+    NR = _tile.VECTORS * lanes
+    MR = _tile.tile_rows_count()
     panels = -(-H // NR)
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
@@ -119,9 +119,9 @@ def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
 
     R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.
     """
-    lanes = simd.target()[0] // itemsize
-    NR = tile.VECTORS * lanes
-    MR = tile.tile_rows_count()
+    lanes = _simd.target()[0] // itemsize
+    NR = _tile.VECTORS * lanes
+    MR = _tile.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
     ldz = _row_stride(h_panels * NR, itemsize)
     # dx by dot products where its tiles, of whole vectors, would take longer.  The packed panel of

@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastbptt.kernels.simd import (
+from fastbptt.kernels._simd import (
     INT64,
     Vec,
     emit_load,
