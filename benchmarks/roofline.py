@@ -16,24 +16,41 @@ import numpy as np
 from numba import njit, types
 
 import fastbptt
-from fastbptt.kernels import _blocking, _drivers
+from fastbptt.kernels import _drivers
 from fastbptt.kernels._activation import activate
-from fastbptt.kernels._compiling import SOURCE, compile_callback
-from fastbptt.kernels._loops import (
+from fastbptt.kernels._blocking import plan_backward, plan_forward
+from fastbptt.kernels._calls import (
+    BackwardCall,
     BackwardTask,
+    ForwardCall,
     ForwardTask,
+    numba_type,
+)
+from fastbptt.kernels._compiling import SOURCE, compile_callback
+from fastbptt.kernels._schedules import (
+    END,
+    FORWARD,
+    GRADIENT,
+    PACK,
+    STATE,
+    buffer_of,
+    first_phase,
+    forward_piece,
+    is_own,
+    phase_of,
+    rejoined,
+)
+from fastbptt.kernels._simd import LANES, load, offset, pointer, put, store
+from fastbptt.kernels._steps import (
     forward_block,
     input_gradient,
     pack_backward,
     pack_forward,
     state_gradient,
-    task_type,
-    time_block,
     weight_gradient,
     weight_sums,
 )
-from fastbptt.kernels._simd import LANES, load, offset, pointer, put, store
-from fastbptt.kernels._team import fetch
+from fastbptt.kernels._threads import fetch
 
 from .suite.common import SHAPES, arrays, operations, sizes, take_turns
 from .suite.peak import burner
@@ -43,63 +60,69 @@ COPIED = 64 << 20  # bytes: beyond any cache
 TANHS = 2048  # elements, in the L1 cache
 
 
-STATE, WEIGHT, INPUT = range(3)
+NOTHING, PACKING, STATES, WEIGHTS, INPUTS = range(5)
 
 
 def _forward_workers(source):
-    """Workers that do a part of a forward each."""
+    """Workers that walk through a forward call and do a part of it each."""
 
-    def nothing(task, slot):
-        source  # noqa: B018
-
-    def packing(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for panel in range(p.plan.panels):
-            pack_forward(p, panel)
-
-    def states(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for block in range(p.plan.blocks):
-            forward_block(p, block, slot)
-
-    return nothing, packing, states
-
-
-def _backward_workers(source):
-    def nothing(task, slot):
-        source  # noqa: B018
-
-    def packing(task, slot):
-        source  # noqa: B018
-        p = fetch(task)
-        for panel in range(p.plan.packs):
-            pack_backward(p, panel)
-
-    def gradients(part):
+    def walker(part):
         def worker(task, slot):
             source  # noqa: B018
-            p = fetch(task)
-            for first in range(0, p.B, p.plan.group):
-                sums, t = weight_sums(p, first // p.plan.group), p.T
-                while t > 0:
-                    low, rows, last, live = time_block(p, first, t)
-                    if part == STATE:
-                        state_gradient(p, 0, first, t, low + 1, 0, 0, live, slot)
-                    if part == WEIGHT:
-                        for unit in range(p.plan.h_panels * p.plan.parts):
-                            weight_gradient(p, sums, 0, rows, unit, t == p.T, slot)
-                    if part == INPUT:
-                        for r in range(rows):  # where dx goes: no state gradients have said it
-                            put(p.where, r, (t - 1 - r // live) * p.B + first + r % live)
-                        for unit in range(p.plan.row_parts):
-                            input_gradient(p, 0, first, rows, last, low == 0, unit, slot)
-                    t = low
+            p, ticket = fetch(task), 0
+            piece = forward_piece(p, ticket)
+            while piece.kind != END:
+                if part == PACKING and piece.kind == PACK:
+                    pack_forward(p, piece.number)
+                if part == STATES and piece.kind == FORWARD:
+                    forward_block(p, piece.number, slot)
+                ticket += 1
+                piece = forward_piece(p, ticket)
 
         return worker
 
-    return nothing, packing, gradients(STATE), gradients(WEIGHT), gradients(INPUT)
+    return [walker(part) for part in (NOTHING, PACKING, STATES)]
+
+
+def _backward_workers(source):
+    """The same for a backward call."""
+
+    def walker(part):
+        def worker(task, slot):
+            source  # noqa: B018
+            p, ticket, drawn = fetch(task), 0, 0
+            weights = p.plan.h_panels * p.plan.parts
+            phase = phase_of(p, first_phase(p), ticket)
+            while phase.kind != END:
+                number, group = ticket - phase.start, phase.group
+                if phase.kind == PACK and part == PACKING:
+                    pack_backward(p, number)
+                if phase.kind == STATE and number == 0:
+                    block, buffer = phase.block, buffer_of(p, phase, phase.block, slot)
+                    live = block.live
+                    if part == STATES:
+                        state_gradient(p, buffer, group, block, phase.other.last, 0, live, slot)
+                    if part == INPUTS:  # where dx goes: no state gradients have said it
+                        for r in range(block.rows):
+                            b = group * p.plan.group + r % live
+                            row = (block.t - 1 - r // live) * p.B + b
+                            put(p.where, buffer * p.plan.capacity + r, row)
+                if phase.kind == GRADIENT:
+                    block, buffer = phase.other, buffer_of(p, phase, phase.other, slot)
+                    if part == WEIGHTS and number < weights:
+                        weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
+                    if part == INPUTS and number >= weights:
+                        input_gradient(p, buffer, group, block, number - weights, slot)
+                if is_own(p, phase):
+                    ticket += 1
+                else:
+                    drawn += 1
+                    ticket, phase = drawn, rejoined(p, phase)
+                phase = phase_of(p, phase, ticket)
+
+        return worker
+
+    return [walker(part) for part in (NOTHING, PACKING, STATES, WEIGHTS, INPUTS)]
 
 
 _WORKERS = {
@@ -111,9 +134,19 @@ _WORKERS = {
 @functools.cache
 def _compiled(task, dtype, plan):
     """The workers of a kind of task, compiled; `plan` is the type of its plans."""
-    pointed = types.CPointer(task_type(task, numba.from_dtype(dtype), plan))
+    pointed = types.CPointer(numba_type(task, numba.from_dtype(dtype), plan))
     signature = types.void(pointed, types.intp)
     return [compile_callback(signature, worker) for worker in _WORKERS[task]]
+
+
+def _calls(run, call, task, dtype):
+    """The call with each of the workers of its task, as functions of no arguments."""
+    found = []
+    for worker in _compiled(task, dtype, numba.typeof(call.plan).dtype):
+        plan = call.plan.copy()
+        plan["worker"] = worker.address
+        found.append(functools.partial(run, call._replace(plan=plan)))
+    return found
 
 
 def _forward_parts(shape, dtype):
@@ -122,13 +155,12 @@ def _forward_parts(shape, dtype):
     (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
     h = np.zeros((T + 1, B, H), dtype)
     run, _ = _drivers._compiled_forward(dtype)
-    plan, total = _blocking.forward(B, I, H, H, dtype.itemsize, 1)
-    work, none = np.zeros(total, dtype), _drivers.NO_INTS
-    parts = [
-        functools.partial(run, x, W_x, W_h, b, h, none, none, 0, plan, work, worker.address)
-        for worker in _compiled(ForwardTask, dtype, numba.typeof(plan).dtype)
-    ]
-    return parts, h
+    plan = plan_forward(B, I, H, H, dtype.itemsize, 1)
+    call = ForwardCall(
+        x=x, W_x=W_x, W_h=W_h, b=b, h=h, by_length=_drivers.ALL, activation=0,
+        plan=plan, work=np.zeros(plan["total"][0], np.uint8),
+    )  # fmt: skip
+    return _calls(run, call, ForwardTask, dtype), h
 
 
 def _backward_parts(shape, dtype, h):
@@ -136,20 +168,17 @@ def _backward_parts(shape, dtype, h):
     T, B, I, H = sizes(shape)
     (W_x, W_h, _), x, dh = arrays(shape, dtype.name)
     dx = np.zeros((T, B, I), dtype)
-    dparams = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
-    dh0, none = np.zeros((B, H), dtype), _drivers.NO_INTS
+    dW_x, dW_h, db = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
+    dh0 = np.zeros((B, H), dtype)
     run, _ = _drivers._compiled_backward(dtype)
     small = operations(shape)[1] < _drivers.ALONE_BELOW
-    plan, total = _blocking.backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
-    work = np.zeros(total, dtype)
-    parts = [
-        functools.partial(
-            run, x, W_x, W_h, h, dh, True, *dparams, dx, True, dh0, none, none, 0, plan, work,
-            worker.address,
-        )
-        for worker in _compiled(BackwardTask, dtype, numba.typeof(plan).dtype)
-    ]  # fmt: skip
-    return parts, (*dparams, dx, dh0)
+    plan = plan_backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
+    call = BackwardCall(
+        x=x, W_x=W_x, W_h=W_h, h=h, dh=dh, every_step=True, dW_x=dW_x, dW_h=dW_h, db=db, dx=dx,
+        dh0=dh0, by_length=_drivers.ALL, activation=0,
+        plan=plan, work=np.zeros(plan["total"][0], np.uint8),
+    )  # fmt: skip
+    return _calls(run, call, BackwardTask, dtype), (dW_x, dW_h, db, dx, dh0)
 
 
 @njit(nogil=True)

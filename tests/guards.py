@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 from fastbptt import checkpointed, rnn, testing
-from fastbptt.kernels import _team
+from fastbptt.kernels import _threads
 
 kernels = importlib.import_module(rnn.BACKENDS["numba"])
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -313,7 +313,7 @@ def through(module, case, data):
 
 def main(seed, seconds, only=None):
     # Calls do not wait until other programs leave the cores: which ones would is up to timing.
-    setattr(_team.Pace, "wants_alone", lambda self: False)  # noqa: B010
+    setattr(_threads.Experience, "advises_one_thread", lambda self: False)  # noqa: B010
     number, end = int(only or 0), time.monotonic() + float(seconds)
     while time.monotonic() < end:
         rng = random.Random(f"{seed} {number}")

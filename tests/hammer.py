@@ -21,7 +21,7 @@ import numpy as np
 from test_threads import always_launch, digest, draw, draw_readout, train, train_readout
 
 import fastbptt
-from fastbptt.kernels import _team
+from fastbptt.kernels import _threads
 
 THREADS = 8
 DEPTH = 3  # handlers within handlers
@@ -150,15 +150,15 @@ class Garbage:
 
 def launches():
     """Whether a long call still gets Numba's threads: nobody has kept the claim to them."""
-    found, original = [], _team.launch
+    found, original = [], _threads.launch
 
     def launch(function, task, threads):
         found.append(threads)
         original(function, task, threads)
 
-    _team.launch = launch
+    _threads.launch = launch
     train(*draw((100, 64, 20, 100)))
-    _team.launch = original
+    _threads.launch = original
     return found == [2, 2]
 
 

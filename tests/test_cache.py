@@ -203,7 +203,7 @@ def test_a_damaged_file_costs_one_warning_and_is_replaced(damage, copied):
         f"fastbptt compiles what it cannot keep on disk or read from there: {path} is damaged"
     ]
     assert found["compiled"]
-    assert all(name.startswith(("_launcher", "__numba_parfor")) for name in found["compiled"])
+    assert all(name.startswith(("_parallel_loop", "__numba_parfor")) for name in found["compiled"])
     assert found["error"] == first["error"]
     again = run(PROGRAM, package, "warmup", "backward", NUMBA_CACHE_DIR=str(cache))
     assert (again["compiled"], again["warnings"]) == ([], [])
@@ -267,12 +267,12 @@ def test_the_vectors_are_part_of_the_key(cached):
     package, cache, _ = cached
     program = """
 import importlib, json
-from fastbptt.kernels import _compiling, _simd
+from fastbptt.kernels import _compiling, _machine
 
 found = [_compiling.SOURCE]
-width, fused = _simd.target()
+width, fused = _machine.target()
 for other in ((width, fused), (width // 2, fused), (width, not fused)):
-    _simd.target = lambda: other
+    _machine.target = lambda: other
     found.append(importlib.reload(_compiling).SOURCE)
 print(json.dumps(found))
 """

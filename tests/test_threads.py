@@ -26,7 +26,7 @@ import pytest
 
 import fastbptt
 from fastbptt import Params
-from fastbptt.kernels import _drivers, _team
+from fastbptt.kernels import _drivers, _threads
 from fastbptt.kernels._simd import float_modes, set_float_modes
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
@@ -97,7 +97,7 @@ def using(threads):
 
 def always_launch(setattr=setattr):
     """Calls do not wait until other programs leave the cores: which ones would is up to timing."""
-    setattr(_team.Pace, "wants_alone", lambda self: False)
+    setattr(_threads.Experience, "advises_one_thread", lambda self: False)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def launches(monkeypatch):
         found.append(threads)
         return original(function, task, threads)
 
-    original = _team.launch
-    monkeypatch.setattr(_team, "launch", launch)
+    original = _threads.launch
+    monkeypatch.setattr(_threads, "launch", launch)
     return found
 
 
@@ -194,7 +194,7 @@ def test_any_worker_may_do_all_the_work(shape, some, monkeypatch):
             assert threads == 4
             kind(function)(task, slot)
 
-        monkeypatch.setattr(_team, "launch", launch)
+        monkeypatch.setattr(_threads, "launch", launch)
         assert digest(train(*case)) == expected
 
 
@@ -205,8 +205,8 @@ def test_the_number_of_threads_stays(threads):
         assert numba.get_num_threads() == threads
     with using(threads), pytest.raises(ValueError, match="lengths"):
         fastbptt.forward(*draw(SHAPES[0])[:2], lengths=[99])
-    turn = _team.Turn(("test",), 1, _team.PACED_BELOW)
-    assert turn.threads == numba.get_num_threads()  # nobody is left who launches
+    claim = _threads.Claim(("test",), 1, _threads.SHORT)
+    assert claim.threads == numba.get_num_threads()  # nobody is left who launches
 
 
 # Whoever calls
@@ -334,17 +334,17 @@ def test_a_signal_handler_that_calls(outer, inner, keeping, monkeypatch):
     """Between the task's being written and its being launched: it is still there afterwards."""
     outside, inside = halves(draw(SHAPES[0]))[outer], halves(draw(SHAPES[4]))[inner]
     expected, found = (digest(outside()), digest(inside())), []
-    original = _team.launch
+    original = _threads.launch
 
     def launch(function, task, threads):
-        monkeypatch.setattr(_team, "launch", original)
+        monkeypatch.setattr(_threads, "launch", original)
         signal.raise_signal(signal.SIGUSR1)
         return original(function, task, threads)
 
     with using(2):
         for _ in range(2):
             digest(outside())  # leaves a workspace large enough for either
-            monkeypatch.setattr(_team, "launch", launch)
+            monkeypatch.setattr(_threads, "launch", launch)
             with handling(lambda: found.append(digest(inside()))):
                 found.append(digest(outside()))
     assert found == [expected[1], expected[0]] * 2
@@ -460,25 +460,25 @@ def test_who_comes_second_works_alone(launches, monkeypatch):
     expected = digest(train(*case))
     with using(2):
         launches.clear()
-        _team._claim.value = 1
+        _threads._claim.value = 1
         try:
             assert digest(train(*case)) == expected
         finally:
-            _team._claim.value = 0
+            _threads._claim.value = 0
         assert launches == []
 
         def launch(function, task, threads):
-            _team._claim.value = 1
+            _threads._claim.value = 1
             try:
                 found = original(function, task, threads)
                 assert not found
-                assert _team._claim.value == 1  # who did not set it does not clear it
+                assert _threads._claim.value == 1  # who did not set it does not clear it
                 return found
             finally:
-                _team._claim.value = 0
+                _threads._claim.value = 0
 
-        original = _team.launch
-        monkeypatch.setattr(_team, "launch", launch)
+        original = _threads.launch
+        monkeypatch.setattr(_threads, "launch", launch)
         assert digest(train(*case)) == expected
         assert launches == [2, 2]
 
@@ -665,8 +665,8 @@ def test_a_workspace_that_is_kept(monkeypatch):
         for got, want in zip(results(), expected, strict=True):
             np.testing.assert_array_equal(got, want)
             if kept := vars(_drivers._kept):
-                kept["f"].fill(np.nan)
-    assert list(vars(_drivers._kept)) == ["f"]
+                kept["work"].fill(255)  # as floats, NaN
+    assert list(vars(_drivers._kept)) == ["work"]
     monkeypatch.setattr(_drivers, "KEPT", 1000)
     monkeypatch.setattr(_drivers, "_kept", threading.local())
     for got, want in zip(results(), expected, strict=True):
@@ -679,8 +679,8 @@ def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
     always_launch(monkeypatch.setattr)
     seen = []
 
-    def workspace(total, dtype):
-        work = np.empty(total, dtype)
+    def workspace(total):
+        work = np.empty(total, np.uint8)
         seen.append(weakref.ref(work))
         return work
 
@@ -691,9 +691,9 @@ def test_a_workspace_lives_until_the_threads_are_done(monkeypatch):
         assert start <= task < start + work.nbytes
         return original(function, task, threads)
 
-    original = _team.launch
+    original = _threads.launch
     monkeypatch.setattr(_drivers, "_take_workspace", workspace)
-    monkeypatch.setattr(_team, "launch", launch)
+    monkeypatch.setattr(_threads, "launch", launch)
     with using(2):
         train(*draw(SHAPES[0]))
         train_readout(*draw_readout(READOUTS[0]))

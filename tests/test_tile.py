@@ -6,12 +6,11 @@
 import functools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pytest
 from numba import njit
 
-from fastbptt.kernels import _simd, _tile
+from fastbptt.kernels import _machine
 from fastbptt.kernels._simd import offset, offset_bytes, pointer
 from fastbptt.kernels._tile import NR, tile_columns, tile_rows
 
@@ -52,16 +51,16 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "tile_rows": Kind(call_rows, lambda dtype: _tile.tile_rows_count(), False),
+    "tile_rows": Kind(call_rows, lambda dtype: _machine.tile_rows_count(), False),
     "tile_columns": Kind(
-        call_columns, lambda dtype: _tile.tile_columns_count(numba.from_dtype(dtype)), True
+        call_columns, lambda dtype: _machine.tile_columns_count(dtype.itemsize), True
     ),
 }
 EACH = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def lanes(dtype):
-    return _simd.lanes(numba.from_dtype(dtype))
+    return _machine.lanes(dtype.itemsize)
 
 
 @functools.cache
@@ -71,7 +70,11 @@ def draw(kind, dtype, k, whole=False):
     `tile_columns` starts with zeros.
     """
     rng = np.random.default_rng(k)
-    shapes = (kind.rows(dtype), k), (k, _tile.VECTORS * lanes(dtype)), _tile.VECTORS * lanes(dtype)
+    shapes = (
+        (kind.rows(dtype), k),
+        (k, _machine.VECTORS * lanes(dtype)),
+        _machine.VECTORS * lanes(dtype),
+    )
     if whole:
         a, b, start = (rng.integers(-9, 10, shape).astype(dtype) for shape in shapes)
     else:
@@ -149,7 +152,7 @@ def test_rounding_errors(kind, dtype, k):
         pytest.skip("no type wider than float64 here")
     a, b, start = (v.astype(wider) for v in draw(kind, dtype, k))
     expected = start + a @ b
-    roundings = k if _simd.target()[1] or k == 0 else k + 1
+    roundings = k if _machine.target()[1] or k == 0 else k + 1
     u = np.finfo(dtype).epsneg
     bound = roundings * u / (1 - roundings * u) * (np.abs(start) + np.abs(a) @ np.abs(b))
     for m in range(1, kind.rows(dtype) + 1):
@@ -177,7 +180,7 @@ def test_a_row_does_not_depend_on_its_neighbours(kind, dtype, k):
 
 @DTYPES
 @LENGTHS
-@pytest.mark.parametrize("panels", _tile.WIDE)
+@pytest.mark.parametrize("panels", _machine.WIDE)
 def test_one_row_and_several_panels(dtype, k, panels):
     """The same bits as one panel after another; nothing behind the row is written."""
     kind = KINDS["tile_rows"]

@@ -256,14 +256,14 @@ def trained():
 def test_one_thread_to_four(tmp_path):
     program = """
 import json, numba, test_threads, test_training
-from fastbptt.kernels import _team
+from fastbptt.kernels import _threads
 
 test_threads.always_launch()
-launched, original, found = [], _team.launch, []
+launched, original, found = [], _threads.launch, []
 def launch(function, task, threads):
     launched.append(threads)
     original(function, task, threads)
-_team.launch = launch
+_threads.launch = launch
 for threads in (1, 2, 3, 4):
     numba.set_num_threads(threads)
     found.append(test_training.trained())

@@ -1,7 +1,6 @@
 """The Numba backend: :mod:`fastbptt.reference`'s functions, compiled for the CPU at hand.
 
-Read from the bottom up: `simd` (vocabulary), `activation`, `tile` (the multiply-adds), `loops`
-(one thread's work), `blocking` (sizes), `team` (threads), `drivers` (the calls).
+README.md beside this file says how a call runs, what the words mean, and in which order to read.
 """
 
 from fastbptt.kernels._drivers import backward, forward, readout, readout_backward, warmup

@@ -1,27 +1,26 @@
-"""Block sizes: the one place that decides how much work and which memory goes together.
+"""Sizes: the one place that decides how much work and which memory goes together.
 
-A plan is a NumPy record that compiled code reads by field name: sizes of blocks, and where in the
-workspace each region starts, in elements.  Regions start on cache lines.
+A plan is a NumPy record that compiled code reads by field name: sizes of blocks, and where each
+region of the workspace begins, in bytes.
 
 Results do not depend on `threads`: it cuts rows, whose states and state gradients do not touch
 each other, and output tiles of the weight gradients, each summed in one order.  That order depends
-on `group`, `capacity` and `tile.SUM_ROWS` alone, which shapes decide.
+on `group`, `capacity` and `_tile.SUM_ROWS` alone, which shapes decide.
 """
 
-import functools
-import os
+import sys
 
 import numpy as np
 
-from fastbptt.kernels import _simd, _tile
-
-LINE = 64  # bytes of a cache line
+from fastbptt.kernels import _machine
+from fastbptt.kernels._calls import BackwardTask, ForwardTask, words
+from fastbptt.kernels._machine import LINE
+from fastbptt.kernels._schedules import COUNTERS
 
 # Rows (sequences x steps) of one time block.  For every block a weight gradient is read and
 # written once, which the least makes cheap beside 2 x 512 operations on each element, even where
 # it lies in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
-COUNTERS = 5  # that workers share, each in a line of its own
 # Bytes of all buffers at most; with SUMS, of the 16 MiB that a call may take.
 BUFFERS = 23 << 19
 # Groups with sums of their own: so many at most, and at least where the batch has rows for them,
@@ -31,15 +30,9 @@ MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
 DOT = 8
 # Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
 UNITS = 8
-
-
-@functools.cache
-def l2_bytes():
-    """Size of the second-level cache of a core; 1 MiB where the system does not say."""
-    try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
-    except (ValueError, OSError, AttributeError):
-        return 1 << 20
+# Sequences whose padding one piece of work clears.
+CLEARED_ROWS = 16
+INT = 8  # bytes of an int64
 
 
 def _up(n, multiple):
@@ -56,28 +49,34 @@ def _row_stride(elements, itemsize):
     return (_up(elements, line) // line | 1) * line
 
 
-def _plan(itemsize, sizes, regions):
-    """Record of sizes and of the offsets of regions, the last field `total` counting them all."""
-    fields, at = dict(sizes), 0
-    for name, elements in regions.items():
-        fields[name] = at
-        at += _up(elements, LINE // itemsize)
-    fields["total"] = at + LINE // itemsize  # to align the start
+def _plan(sizes, regions):
+    """Record of sizes and of where regions begin; its last field, `total`, counts their bytes.
+
+    `regions` has the size in bytes and the number of the elements of each.  Regions begin on cache
+    lines.
+    """
+    fields, at = {"worker": 0, **sizes}, 0  # the worker's address is for who compiles it
+    for name, (size, count) in regions.items():
+        fields[f"{name}_at"] = at
+        at += _up(size * count, LINE)
+    fields["total"] = at + LINE  # to align the start
+    if fields["total"] > sys.maxsize:
+        raise MemoryError(f"a workspace of {fields['total']} bytes is beyond this machine")
     plan = np.zeros(1, [(name, np.int64) for name in fields])
     plan[0] = tuple(fields.values())
-    return plan, int(fields["total"])
+    return plan
 
 
-def forward(B, I, H, R, itemsize, threads):
-    """Plan of a forward call, and the elements of its workspace.  R: H, or 0 for a readout."""
-    lanes = _simd.target()[0] // itemsize
-    NR = _tile.VECTORS * lanes
-    MR = _tile.tile_rows_count()
+def plan_forward(B, I, H, R, itemsize, threads):
+    """Plan of a forward call.  R: H, or 0 for a readout."""
+    lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
+    MR = _machine.tile_rows_count()
     panels = -(-H // NR)
+    height = R + I + 2
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
-    rows = min(l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
+    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread where rows suffice, to even out; one for each at least.
     # One thread's block may be half a tile high: the packed weights still come from L2 in time.
@@ -85,23 +84,22 @@ def forward(B, I, H, R, itemsize, threads):
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
     rows = -(-B // blocks)
-    spaces = min(threads, blocks)  # for the blocks that are on their way at one time
-    words = 8 // itemsize  # of an int64
+    spaces = min(threads, blocks)  # for the blocks that are under way at one time
     sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "panels": panels,
-             "height": R + I + 2}  # fmt: skip
+             "height": height}  # fmt: skip
     regions = {
-        "task_at": 128 * words,
-        "counters_at": COUNTERS * LINE // itemsize,
-        "packed_at": panels * (R + I + 2) * NR,
-        "states_at": spaces * 2 * rows * lda,
-        "tiles_at": spaces * MR * NR,
-        "index_at": spaces * 2 * rows * words,
+        "task": (INT, words(ForwardTask)),
+        "counters": (LINE, COUNTERS),
+        "packed": (itemsize, panels * height * NR),
+        "states": (itemsize, spaces * 2 * rows * lda),
+        "tiles": (itemsize, spaces * MR * NR),
+        "index": (INT, spaces * 2 * rows),
     }
-    return _plan(itemsize, sizes, regions)
+    return _plan(sizes, regions)
 
 
 def _own_sums(B, MR, sum_bytes, row_bytes):
-    """Into how many groups of sequences with weight gradients of their own B are cut; 1: do not.
+    """How many groups of sequences with weight gradients of their own B is cut into; 1 if none.
 
     Each group is then one worker's from the last step to the first, and threads need not wait for
     each other nor read what another has written: three quarters of the time at small H, and where
@@ -114,14 +112,13 @@ def _own_sums(B, MR, sum_bytes, row_bytes):
     return groups if enough and groups * sum_bytes <= SUMS else 1
 
 
-def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
-    """Plan of a backward call, and the elements of its workspace.
+def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
+    """Plan of a backward call.
 
     R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.
     """
-    lanes = _simd.target()[0] // itemsize
-    NR = _tile.VECTORS * lanes
-    MR = _tile.tile_rows_count()
+    lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
+    MR = _machine.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
     ldz = _row_stride(h_panels * NR, itemsize)
     # dx by dot products where its tiles, of whole vectors, would take longer.  The packed panel of
@@ -138,7 +135,7 @@ def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     groups = 1 if small else _own_sums(B, MR, sum_rows * H * itemsize, row_bytes)
     own = groups > 1
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
-    capacity = min(max(l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
+    capacity = min(max(_machine.l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
     if own:
         capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
     capacity = max(min(capacity, BUFFERS // 2 // row_bytes), MR)
@@ -149,21 +146,21 @@ def backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
     buffers = 2 * min(threads, groups) if own else 2
     row_parts = min(UNITS, -(-capacity // MR))
-    words = 8 // itemsize
-    sizes = {"threads": threads, "group": group, "capacity": capacity, "splits": splits,
-             "parts": parts, "h_panels": h_panels, "x_panels": x_panels, "packs": packs,
-             "first_x_panel": first_x_panel, "x_chunks": x_chunks, "h_chunks": h_chunks,
-             "row_parts": row_parts, "dots": dots, "own_sums": own, "sum_rows": sum_rows,
-             "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz}  # fmt: skip
+    sizes = {"threads": threads, "groups": -(-B // group), "group": group, "capacity": capacity,
+             "splits": splits, "parts": parts, "h_panels": h_panels, "x_panels": x_panels,
+             "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
+             "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
+             "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
+             "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
-        "task_at": 128 * words,
-        "counters_at": COUNTERS * LINE // itemsize,
-        "order_at": 2 * B * words,
-        "packed_at": packs * (1 + H) * NR,
-        "dz_at": buffers * capacity * ldz,
-        "inputs_at": buffers * capacity * (x_chunks + h_chunks) * lanes,
-        "where_at": buffers * capacity * words if need_dx else 0,
-        "sums_at": groups * sum_rows * H if own else 0,
-        "tiles_at": threads * MR * NR,
+        "task": (INT, words(BackwardTask)),
+        "counters": (LINE, COUNTERS),
+        "order": (INT, 2 * B),
+        "packed": (itemsize, packs * (1 + H) * NR),
+        "dz": (itemsize, buffers * capacity * ldz),
+        "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
+        "where": (INT, buffers * capacity if need_dx else 0),
+        "sums": (itemsize, groups * sum_rows * H if own else 0),
+        "tiles": (itemsize, threads * MR * NR),
     }
-    return _plan(itemsize, sizes, regions)
+    return _plan(sizes, regions)

@@ -23,7 +23,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
-from fastbptt.kernels._simd import target
+from fastbptt.kernels._machine import target
 
 # Every function becomes part of the worker that uses it before Numba compiles that, once.
 inlined = njit(inline="always")

@@ -4,54 +4,19 @@ Two layers.  `Vec` wraps an IR value with operators, so that formulas (activatio
 tile) are written down as formulas.  The intrinsics below it are what compiled Python calls: a
 pointer from an array, scalars and vectors in and out of memory, arithmetic on vectors, atomics.
 
-Everything is sized by the vector registers of the CPU that Numba generates code for, which
-`target` asks of LLVM itself.
+Everything is sized by the vector registers of the CPU that Numba generates code for.
 """
 
-import functools
 import os
-import re
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import cgutils, config, types
+from numba.core import cgutils, types
 from numba.core.datamodel import models
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_model
 
+from fastbptt.kernels._machine import architecture, lanes, target
+
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
-
-
-@functools.cache
-def target():
-    """Vector width in bytes, and whether there is a fused multiply-add, of the CPU compiled for.
-
-    Found by compiling one vector operation and reading the assembly, so that it holds for any
-    architecture and for NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.  A CPU named by NUMBA_CPU_NAME is
-    taken at its word: Numba adds the host's features to it, which are left out here.
-    """
-    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    if config.CPU_NAME:
-        features = config.CPU_FEATURES or ""
-    machine = llvm.Target.from_triple(triple).create_target_machine(cpu, features, opt=1)
-    vec = "<16 x float>"
-    module = llvm.parse_assembly(f"""
-        target triple = "{triple}"
-        declare {vec} @llvm.fma.v16f32({vec}, {vec}, {vec})
-        define void @probe(ptr %p) {{
-            %v = load {vec}, ptr %p
-            %w = call {vec} @llvm.fma.v16f32({vec} %v, {vec} %v, {vec} %v)
-            store {vec} %w, ptr %p
-            ret void
-        }}""")
-    assembly = machine.emit_assembly(module)
-    width = 64 if "zmm" in assembly else 32 if "ymm" in assembly else 16
-    return width, not re.search(r"\bfmaf\b", assembly)
-
-
-def lanes(dtype):
-    """Elements of a Numba float type in one vector."""
-    return target()[0] * 8 // dtype.bitwidth
 
 
 class Vec:
@@ -134,7 +99,7 @@ class Vec:
 def ir_vector(dtype):
     """LLVM type of a vector full of a Numba float type."""
     scalar = ir.DoubleType() if dtype.bitwidth == 64 else ir.FloatType()
-    return ir.VectorType(scalar, lanes(dtype))
+    return ir.VectorType(scalar, lanes(dtype.bitwidth // 8))
 
 
 def emit_load(builder, pointer, vector_type):
@@ -243,6 +208,16 @@ def cast(typingctx, p, dtype):
 
 
 @intrinsic
+def cast_like(typingctx, p, q):
+    """The address p as a pointer of the type of q."""
+
+    def emit(context, builder, signature, args):
+        return builder.bitcast(args[0], args[1].type)
+
+    return q(p, q), emit
+
+
+@intrinsic
 def align(typingctx, p):
     """p moved up to the next multiple of 64 bytes, a cache line."""
 
@@ -285,7 +260,7 @@ def emit_number(p, n):
 @intrinsic
 def LANES(typingctx, p):
     """Elements of one vector, a constant where compiled."""
-    return emit_number(p, lanes(p.dtype))
+    return emit_number(p, ir_vector(p.dtype).count)
 
 
 @intrinsic
@@ -486,7 +461,7 @@ def pause(typingctx):
 
     def emit(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [])
-        if _architecture() == "x86_64":
+        if architecture() == "x86_64":
             builder.call(
                 cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), []
             )
@@ -525,22 +500,18 @@ def sleep(typingctx, microseconds):
 # The floating-point modes of a thread: rounding, and whether subnormals count as zero.
 
 
-def _architecture():
-    return llvm.get_process_triple().split("-")[0]
-
-
 @intrinsic
 def float_modes(typingctx):
     """This thread's modes, as a number."""
 
     def emit(context, builder, signature, args):
-        if _architecture() == "x86_64":
+        if architecture() == "x86_64":
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
             store = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.stmxcsr")
             place = cgutils.alloca_once(builder, INT32)
             builder.call(store, [builder.bitcast(place, ir.IntType(8).as_pointer())])
             return builder.zext(builder.load(place), INT64)
-        if _architecture() in ("aarch64", "arm64"):
+        if architecture() in ("aarch64", "arm64"):
             kind = ir.FunctionType(INT64, [])
             read = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.get.fpcr")
             return builder.call(read, [])
@@ -554,13 +525,13 @@ def set_float_modes(typingctx, modes):
     """Give this thread the modes that `float_modes` told, of this or another thread."""
 
     def emit(context, builder, signature, args):
-        if _architecture() == "x86_64":
+        if architecture() == "x86_64":
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
             load = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.ldmxcsr")
             place = cgutils.alloca_once(builder, INT32)
             builder.store(builder.trunc(args[0], INT32), place)
             builder.call(load, [builder.bitcast(place, ir.IntType(8).as_pointer())])
-        if _architecture() in ("aarch64", "arm64"):
+        if architecture() in ("aarch64", "arm64"):
             kind = ir.FunctionType(ir.VoidType(), [INT64])
             write = cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.set.fpcr")
             builder.call(write, [args[0]])

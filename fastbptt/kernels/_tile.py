@@ -1,6 +1,6 @@
 """The register tile: the one place where multiply-adds happen.
 
-    c[i, n] = sum_k a(i, k) b[k, n]        i < m <= MR or MC,  n < NR
+    c[i, n] = sum_k a(i, k) b[k, n]        i < m <= MR or MT,  n < NR
 
     a   m rows, elements broadcast            b   a panel: k rows of NR columns
     c   a panel: m rows of NR columns
@@ -28,6 +28,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastbptt.kernels._machine import (
+    VECTORS,
+    WIDE,
+    panel_columns,
+    tile_columns_count,
+    tile_rows_count,
+)
 from fastbptt.kernels._simd import (
     INT64,
     Vec,
@@ -36,33 +43,18 @@ from fastbptt.kernels._simd import (
     emit_splat,
     emit_store,
     ir_vector,
-    lanes,
-    target,
 )
 
 # Terms of a weight gradient summed in registers before the sum is added to others in memory.
 # Rounding errors grow with the root of this and of the number of such sums; a NumPy user's, who
 # adds up one product for every step, with the roots of B and of T.
 SUM_ROWS = 32
-# 8 x 2 accumulators keep two 512-bit FMA units busy (2 units x 4 cycles of latency = 8 at least)
-# within 32 registers; 6 x 2 fill 12 of the 16 that AVX2 has.
-VECTORS = 2
-# Panels that a row alone may take at once; with four there are 8 accumulators again.
-WIDE = 2, 4
-
-
-def tile_rows_count():
-    return 8 if target()[0] == 64 else 6
-
-
-def tile_columns_count(dtype):
-    return min(8 if target()[0] == 64 else 4, lanes(dtype))
 
 
 @intrinsic
 def NR(typingctx, p):
     """Columns of a panel, a constant where compiled."""
-    return emit_number(p, VECTORS * lanes(p.dtype))
+    return emit_number(p, panel_columns(p.dtype.bitwidth // 8))
 
 
 @intrinsic
@@ -72,9 +64,9 @@ def MR(typingctx, p):
 
 
 @intrinsic
-def MC(typingctx, p):
-    """Rows of `tile_columns`, a constant where compiled; divides the lanes of a vector."""
-    return emit_number(p, tile_columns_count(p.dtype))
+def MT(typingctx, p):
+    """Rows of `tile_columns`, a constant where compiled."""
+    return emit_number(p, tile_columns_count(p.dtype.bitwidth // 8))
 
 
 def _emit_products(builder, vector, begin, end, element, b, ldb, initial, stride=None):
@@ -230,7 +222,7 @@ def tile_columns(typingctx, m, n, k, a, b, ldb, c):
 
     def emit(context, builder, signature, args):
         dtype = signature.args[3].dtype
-        rows = tile_columns_count(dtype)
+        rows = tile_columns_count(dtype.bitwidth // 8)
         return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
 
     size = types.intp

@@ -1,16 +1,14 @@
-"""Threads: how compiled tasks start, share work, and wait for each other.
+"""Threads: how workers start, share work, wait for each other; and whether threads pay.
 
 A worker is a compiled function of (pointer to its task, slot).  Any number of workers may run the
-same task: they draw tickets from a counter, and a ticket says which piece of work to do.  A piece
-waits for pieces of smaller tickets only, which somebody has drawn already, so that the work gets
-done by however many workers really run, one included.
+same task: they draw tickets from a counter, see `_schedules`.
 
-There is a single parallel loop in the package, in `_launcher`, and it calls workers by their
+There is a single parallel loop in the package, in `_parallel_loop`, and it calls workers by their
 address.  It starts from Python only, one launch at a time in a process: the workqueue layer aborts
-when two threads launch at once, and GNU OpenMP does not survive a fork.  Who cannot launch works
-alone, with the same results to the bit.  Whether somebody is launching is a flag that compiled code
-sets and clears in one call, between whose instructions no signal handler runs and no exception
-arises.
+when two threads launch at once, and GNU OpenMP does not survive a fork.  A call that cannot launch
+works alone, with the same results to the bit.  Whether somebody is launching is a flag that
+compiled code sets and clears in one call: between its instructions no signal handler runs and no
+exception arises.
 """
 
 import ctypes
@@ -25,6 +23,7 @@ from numba.extending import intrinsic
 
 from fastbptt._uninterrupted import computed_once
 from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
+from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._simd import (
     INT64,
     fetch_add,
@@ -45,8 +44,11 @@ SPINS = 500  # before a waiting thread offers its core to others
 # turn of some milliseconds of every other thread that wants the core.
 OFFERS = 20
 NAP = 50  # microseconds
-# Up to so many operations a call is short, some milliseconds, and timed for `Pace`.
-PACED_BELOW = 2_000_000_000
+# Calls of at most so many operations are short, some milliseconds, and timed for `Experience`.
+SHORT = 2_000_000_000
+
+
+# Tasks and workers
 
 
 @intrinsic
@@ -95,12 +97,21 @@ def call(typingctx, worker, task, slot):
     return types.void(worker, task, slot), emit
 
 
+# Counters: how workers share work and wait for each other
+
+
 @inlined
-def draw(tickets, slot):
+def counter(counters, number):
+    """One of a task's counters, each in a cache line of its own."""
+    return offset(counters, number * (LINE // 8))
+
+
+@inlined
+def draw_ticket(tickets, slot):
     """The next ticket.
 
-    All but the caller's thread give way first: should another process or library want the core,
-    it is better lost now than with a piece of work in hand that others wait for.
+    All but the caller's thread give way first: if another process or library wants the core, it is
+    better lost now than with a piece of work in hand that others wait for.
     """
     if slot > 0:
         give_way()
@@ -108,12 +119,12 @@ def draw(tickets, slot):
 
 
 @inlined
-def wait(counter, count):
-    """Until the counter has reached count.
+def wait_for(counter, count):
+    """Wait until the counter has reached count.
 
     Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
-    very core, as where another library's idle threads spin on the other ones; so it is offered,
-    and then left.
+    very core, as when another library's idle threads spin on the other ones; so it is offered, and
+    then left.
     """
     turns = 0
     while read_counter(counter) < count:
@@ -126,33 +137,30 @@ def wait(counter, count):
 
 
 @inlined
-def meet(counter, threads):
-    """Wait for all workers of a task, or for a while.
+def wait_for_late_workers(ended, threads):
+    """Wait until all workers of a task have ended, but not for long.
 
     The end of the parallel loop waits too, but OpenMP spins there and never gives way: a worker
     that has yet to start on the same core would start with the next tick, milliseconds later.
-    Not for ever, since a thread may have been given several slots, one after the other; and once
-    for all of them.
+    Not for long, since a thread may have been given several slots, one after the other; and only
+    the first of these waits.
     """
-    fetch_add(counter, 1)
+    fetch_add(ended, 1)
     turns = 0
-    while read_counter(counter) < threads and turns < SPINS + OFFERS:
+    while read_counter(ended) < threads and turns < SPINS + OFFERS:
         pause()
         turns += 1
         if turns > SPINS:
             give_way()
-    fetch_add(counter, threads)
+    fetch_add(ended, threads)
 
 
-@inlined
-def counter(counters, number):
-    """One of the counters of a task, each in a cache line of its own (int64 x 8)."""
-    return offset(counters, 8 * number)
+# The parallel loop
 
 
-def _launcher(source):
+def _parallel_loop(source):
     def launch(claim, worker, task, threads):
-        """Run a worker in so many slots and wait for all; alone, where somebody else is launching.
+        """Run a worker in so many slots and wait for all; alone if somebody else is launching.
 
         The threads compute in the floating-point modes of the caller.
         """
@@ -174,10 +182,11 @@ def _launcher(source):
 
 
 @computed_once
-def _compiled_launch():
+def _compiled_loop():
     numba.get_num_threads()  # starts Numba's threads
     size = types.intp
-    return compile_function((size, size, size, size), _launcher(SOURCE), parallel=True, nogil=True)
+    signature = (size, size, size, size)
+    return compile_function(signature, _parallel_loop(SOURCE), parallel=True, nogil=True)
 
 
 _claim = ctypes.c_int64(0)  # 1 while somebody is launching
@@ -194,7 +203,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-class Pace:
+def launch(worker, task, threads):
+    """Run a worker in so many slots and wait for all; whether nobody else was launching."""
+    return _compiled_loop()(ctypes.addressof(_claim), worker, task, threads)
+
+
+def warmup():
+    """Compile the parallel loop, or load it from the cache."""
+    _compiled_loop()
+
+
+# Whether threads pay
+
+
+class Experience:
     """What calls of one kind cost, alone and on several threads: seconds for one unit of work.
 
     Idle threads of other libraries may occupy the other cores: OpenBLAS's spin for up to 0.1 s
@@ -211,7 +233,7 @@ class Pace:
         self.calls, self.alone = 0, float("inf")
         self.slow, self.until, self.rest = 0, 0.0, self.REST[0]
 
-    def wants_alone(self):
+    def advises_one_thread(self):
         return self.calls == 1 or time.perf_counter() < self.until
 
     def note(self, threads, seconds):
@@ -229,42 +251,32 @@ class Pace:
 
 
 @functools.lru_cache(maxsize=1024)
-def _pace(kind):
-    return Pace()
+def _experience(kind):
+    return Experience()
 
 
-class Turn:
-    """How many threads a call may have: Numba's setting, or one where others are launching.
+class Claim:
+    """How many threads a call may have: Numba's setting, or one while others are launching.
 
     `kind` says which calls cost the same for each of their `steps`.
     """
 
     def __init__(self, kind, steps, operations):
-        self.pace = _pace(kind) if operations < PACED_BELOW else None
+        self.experience = _experience(kind) if operations < SHORT else None
         self.steps = steps
-        if _forked or _claim.value or (self.pace and self.pace.wants_alone()):
+        if _forked or _claim.value or (self.experience and self.experience.advises_one_thread()):
             self.threads = 1
         else:
-            _compiled_launch()
+            _compiled_loop()
             self.threads = numba.get_num_threads()
         self.started = time.perf_counter()
 
-    def end(self, worker, task):
-        """Have a worker done with its task on these threads, and note how long the call took.
+    def use(self, worker, task):
+        """Have a worker do its task on these threads, and note how long the call took.
 
-        On one thread the call has already done it.
+        With one thread the call has done it already.
         """
         launched = self.threads > 1 and launch(worker, task, self.threads)
-        if self.pace:
+        if self.experience:
             seconds = time.perf_counter() - self.started
-            self.pace.note(self.threads if launched else 1, seconds / self.steps)
-
-
-def launch(worker, task, threads):
-    """Run a worker in that many slots and wait for all; whether others were not launching."""
-    return _compiled_launch()(ctypes.addressof(_claim), worker, task, threads)
-
-
-def warmup():
-    """Compile the parallel loop, or load it from the cache."""
-    _compiled_launch()
+            self.experience.note(self.threads if launched else 1, seconds / self.steps)

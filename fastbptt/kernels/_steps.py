@@ -1,15 +1,16 @@
-"""Loops round the register tile: packing, one block of sequences forward, one time block backward.
+"""Steps: what one thread does with the rows (sequences) or panels that it was given.
 
-Everything here runs inside one thread on the rows (sequences) or panels it was given.  Shapes in
-comments count elements; NR columns make a panel, the last one padded with zeros.
+Packing; a step of a block of sequences forward, or of a time block backward; weight and input
+gradients of a time block.  Shapes in comments count elements; NR columns make a panel, the last one
+padded with zeros.
 """
 
-from typing import NamedTuple, get_type_hints
-
-from numba import types
+from typing import Any, NamedTuple
 
 from fastbptt.kernels._activation import activate, slope
 from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels._machine import WIDE
+from fastbptt.kernels._schedules import forward_space
 from fastbptt.kernels._simd import (
     ITEMSIZE,
     LANES,
@@ -29,43 +30,7 @@ from fastbptt.kernels._simd import (
     total,
     zeros,
 )
-from fastbptt.kernels._tile import MC, MR, NR, WIDE, tile_columns, tile_rows
-
-
-class Floats:
-    """Pointer to elements of the call's dtype."""
-
-
-class Ints:
-    """Pointer to int64."""
-
-
-class Plan:
-    """Record of block sizes, from :mod:`fastbptt.kernels._blocking`."""
-
-
-class Matrix(NamedTuple):
-    """A user's array of two or three axes: where element (t, r, c) lies, strides in bytes."""
-
-    data: Floats
-    t: int
-    r: int
-    c: int
-
-
-def task_type(task, dtype, plan):
-    """Numba type of a task, or of a part of one, from its annotations."""
-    kinds = {
-        int: types.intp,
-        bool: types.boolean,
-        Floats: types.CPointer(dtype),
-        Ints: types.CPointer(types.int64),
-        Plan: plan,
-    }
-    if Matrix is not task:
-        kinds[Matrix] = task_type(Matrix, dtype, plan)
-    fields = [kinds[hint] for hint in get_type_hints(task).values()]
-    return types.NamedTuple(fields, task)
+from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
 
 
 @inlined
@@ -120,46 +85,18 @@ def copy_row_padded(to, p, n):
 
 @inlined
 def tiles(rows, height):
-    """Into how many tiles of `height` at most, as equal as can be, rows are cut."""
+    """How many tiles of at most `height` rows these rows are cut into, as evenly as possible."""
     return (rows + height - 1) // height
 
 
 @inlined
 def panels_at_once(rows, panels):
-    """How many of the panels left a tile takes: of one row more than one, see `tile`."""
+    """How many of the panels left a tile takes: more than one for a single row, see `_tile`."""
     take = 1
     for wide in WIDE:
         if rows == 1 and panels >= wide:
             take = wide
     return take
-
-
-class ForwardTask(NamedTuple):
-    """One forward call, as workers see it.  Pointers into user arrays and into the workspace.
-
-    A readout y = x W_x + b, with R = 0, is one step of a layer whose state does not come back.
-    """
-
-    T: int
-    B: int
-    I: int
-    H: int
-    R: int  # rows of W_h: H, or 0 for a readout
-    activation: int
-    x: Matrix
-    W_x: Matrix
-    W_h: Matrix
-    b: Matrix
-    h: Floats  # (T + 1, B, H), C-contiguous; h[0] is not read where R = 0
-    has_lengths: bool
-    order: Ints  # (B,) sequences, longest first; unused without lengths
-    lengths: Ints  # (B,) in that order
-    plan: Plan  # of blocking.forward
-    packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
-    states: Floats  # (spaces, 2, rows, lda)
-    tiles: Floats  # (spaces, MR, NR)
-    index: Ints  # (spaces, 2, rows)
-    counters: Ints
 
 
 @inlined
@@ -188,30 +125,60 @@ def put_inputs(p, states, index, live, t):
 
 
 @inlined
-def forward_block(p, block, slot):
-    """All steps of one block of sequences.
+def forward_step(p, t, rows, panel, panels, now, after, index, c):
+    """h_t of the first rows of a block, for the units of some panels.
 
     h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
     most often, and the bias, often the largest term, only once.
 
+    now, after : rows [h_{t-1}, x_t, 1], and those of the next step, whose h_t is filled in
+    index : each row's sequence
+    """
+    width, lanes = NR(p.packed), LANES(p.packed)
+    h = offset(p.h, t * p.B * p.H)
+    count = tiles(rows, MR(p.packed))
+    stride = p.plan.height * width
+    while panel < panels:
+        skip, take = panel * width, panels_at_once(rows, panels - panel)
+        n = min(take * width, p.H - skip)
+        start = offset(p.packed, panel * stride)
+        panel += take
+        for q in range(count):
+            r = split(rows, count, q)
+            m = split(rows, count, q + 1) - r
+            a = offset(now, r * p.plan.lda)
+            b = offset(start, width)
+            tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
+            for i in range(m):
+                state = offset(after, (r + i) * p.plan.lda + skip)
+                out = offset(h, get(index, r + i) * p.H + skip)
+                for v in range(0, n, lanes):
+                    f = activate(load(offset(c, i * width + v)), p.activation)
+                    if p.R > 0:
+                        store(offset(state, v), f)
+                    store_first(offset(out, v), f, n - v)
+
+
+@inlined
+def forward_block(p, block, slot):
+    """All steps of one block of sequences.
+
     With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
     its first rows at every step.
     """
-    width, lanes = NR(p.packed), LANES(p.packed)
     first = split(p.B, p.plan.blocks, block)
     rows = split(p.B, p.plan.blocks, block + 1) - first
     if p.has_lengths:
         rows = (p.B - block + p.plan.blocks - 1) // p.plan.blocks
-    # Where there are no more blocks than threads, each has a space of its own.
-    space = block if p.plan.blocks <= p.plan.threads else slot
+    space = forward_space(p, block, slot)
     index = offset(p.index, space * 2 * p.plan.rows)
     length = offset(index, p.plan.rows)
     for r in range(rows):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
-    c = offset(p.tiles, space * MR(p.packed) * width)
-    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)  # rows [h_{t-1}, x_t, 1]
-    after = offset(now, p.plan.rows * p.plan.lda)  # rows [h_t, x_{t+1}, 1]
+    c = offset(p.tiles, space * MR(p.packed) * NR(p.packed))
+    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
+    after = offset(now, p.plan.rows * p.plan.lda)
 
     live = rows
     while live > 0 and get(length, live - 1) == 0:
@@ -221,31 +188,9 @@ def forward_block(p, block, slot):
     put_inputs(p, now, index, live, 0)
     t = 0
     while live > 0:
-        h = offset(p.h, (t + 1) * p.B * p.H)
-        count = tiles(live, MR(p.packed))
-        stride = p.plan.height * width
-        panel = 0
-        while panel < p.plan.panels:
-            skip, take = panel * width, panels_at_once(live, p.plan.panels - panel)
-            n = min(take * width, p.H - skip)
-            start = offset(p.packed, panel * stride)
-            panel += take
-            for q in range(count):
-                r = split(live, count, q)
-                m = split(live, count, q + 1) - r
-                a = offset(now, r * p.plan.lda)
-                b = offset(start, width)
-                tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
-                for i in range(m):
-                    state = offset(after, (r + i) * p.plan.lda + skip)
-                    out = offset(h, get(index, r + i) * p.H + skip)
-                    for v in range(0, n, lanes):
-                        f = activate(load(offset(c, i * width + v)), p.activation)
-                        if p.R > 0:
-                            store(offset(state, v), f)
-                        store_first(offset(out, v), f, n - v)
-        now, after = after, now
         t += 1
+        forward_step(p, t, live, 0, p.plan.panels, now, after, index, c)
+        now, after = after, now
         while live > 0 and get(length, live - 1) == t:
             live -= 1
         put_inputs(p, now, index, live, t)
@@ -255,43 +200,6 @@ def forward_block(p, block, slot):
         for t in range(last, p.T):
             state = offset(p.h, get(index, r) * p.H)
             copy_row(offset(state, (t + 1) * p.B * p.H), offset(state, last * p.B * p.H), p.H)
-
-
-class BackwardTask(NamedTuple):
-    """One backward call, as workers see it.  Pointers into user arrays and into the workspace.
-
-    With R = 0 that of a readout, see `ForwardTask`: neither W_h, dW_h nor dh0 is touched.
-    """
-
-    T: int
-    B: int
-    I: int
-    H: int
-    R: int  # rows of W_h: H, or 0 for a readout
-    activation: int
-    x: Matrix
-    W_x: Matrix
-    W_h: Matrix
-    h: Matrix
-    dh: Matrix
-    every_step: bool  # dh is (T, B, H), not (B, H)
-    dW_x: Floats
-    dW_h: Floats
-    db: Floats
-    dx: Floats
-    need_dx: bool
-    dh0: Floats
-    has_lengths: bool
-    order: Ints  # (B,) sequences, longest first
-    lengths: Ints  # (B,) in that order
-    plan: Plan  # of blocking.backward
-    packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
-    dz: Floats  # (buffers, capacity, ldz): dz_t by rows
-    inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    where: Ints  # (buffers, capacity): row of dx, (T B, I)
-    sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
-    tiles: Floats  # (threads, MR, NR)
-    counters: Ints
 
 
 @inlined
@@ -315,35 +223,18 @@ def pack_backward(p, panel):
 
 
 @inlined
-def past_the_end(p, r):
-    """What a sequence leaves to steps that do not count: dx = 0; dh0 of one without any step."""
-    b, length = get(p.order, r), get(p.lengths, r)
-    if p.need_dx:
-        for t in range(length, p.T):
-            fill_rows(offset(p.dx, (t * p.B + b) * p.I), 1, p.I, p.I)
-    if length == 0:
-        fill_rows(offset(p.dh0, b * p.H), 1, p.H, p.H)
-        if not p.every_step:
-            copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
-
-
-@inlined
-def time_block(p, first, t):
-    """The steps t ... low + 1 of a group that a buffer has rows for.
-
-    Returns low, their rows in all, the row where step low + 1 begins, and how many sequences are
-    live there at most.
-    """
-    low, rows, last, live = t, 0, 0, 0
-    while low > 0:
-        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= low:
-            live += 1
-        if rows + live > p.plan.capacity:
-            break
-        last = rows
-        rows += live
-        low -= 1
-    return low, rows, last, live
+def clear_padding(p, number):
+    """What some sequences leave to steps that do not count: dx = 0; dh0 of those without a step."""
+    begin = number * p.plan.cleared_rows
+    for r in range(begin, min(begin + p.plan.cleared_rows, p.B)):
+        b, length = get(p.order, r), get(p.lengths, r)
+        if p.need_dx:
+            for t in range(length, p.T):
+                fill_rows(offset(p.dx, (t * p.B + b) * p.I), 1, p.I, p.I)
+        if length == 0:
+            fill_rows(offset(p.dh0, b * p.H), 1, p.H, p.H)
+            if not p.every_step:
+                copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
 
 
 @inlined
@@ -377,23 +268,80 @@ def state_rows(p, buffer, at):
     return offset(p.inputs, ((buffer * chunks + p.plan.x_chunks) * p.plan.capacity + at) * lanes)
 
 
-@inlined
-def state_gradient(p, buffer, first, t_from, t_to, before, lo, hi, slot):
-    """dz_t for rows lo ... hi of a group and t from t_from down to t_to, with what hangs on it.
+class Span(NamedTuple):
+    """Rows lo ... last of a step of a group; those before `going` have a next step, too."""
 
-    dz_t = (dh_t + dz_{t+1} W_h^T) f'(h_t) goes into the buffer, with [x_t, 1] and h_{t-1}, for
-    the other gradients.  dz of step t_from + 1 begins at row `before` of the buffer beside it.
+    first: int  # sequence of row 0
+    lo: int
+    going: int
+    last: int
+
+
+@inlined
+def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
+    """dz_t = (dh_t + dz_{t+1} W_h^T) f'(h_t) of some rows, for the units of some panels.
+
+    old, new : dz_{t+1} and dz_t by rows
+    states : where h_t goes, if the block `keeps` it for the weight gradients of step t + 1
     """
-    width, lanes = NR(p.packed), LANES(p.packed)
+    width, lanes, height = NR(p.packed), LANES(p.packed), MR(p.packed)
     capacity, ldz = p.plan.capacity, p.plan.ldz
-    c = offset(p.tiles, slot * MR(p.packed) * width)
     stride = p.plan.height * width if p.R > 0 else 0
+    tiles_going = tiles(span.going - span.lo, height)
+    count = tiles_going + tiles(span.last - span.going, height)
+    while panel < panels and count > 0:
+        skip, take = panel * width, panels_at_once(span.last - span.lo, panels - panel)
+        n = min(take * width, p.H - skip)
+        start = offset(p.packed, panel * stride)
+        panel += take
+        for q in range(count):
+            goes = q < tiles_going
+            begin, rows, parts, part, k = span.lo, span.going - span.lo, tiles_going, q, p.H
+            if not goes:
+                begin, rows, k = span.going, span.last - span.going, 0
+                parts, part = count - tiles_going, q - tiles_going
+            r = begin + split(rows, parts, part)
+            m = begin + split(rows, parts, part + 1) - r
+            b = offset(start, width)
+            tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
+            enters = p.every_step or not goes
+            for i in range(m):
+                b = get(p.order, span.first + r + i)
+                h = offset(row(p.h, t, b), skip)
+                dh = offset(row(p.dh, t - 1, b), skip)
+                # What step t - 1 will read: long series come from main memory.
+                h_before = offset(row(p.h, t - 1, b), skip)
+                dh_before = offset(row(p.dh, t - 2, b), skip)
+                dz = offset(new, (r + i) * ldz + skip)
+                kept = offset(states, (r + i) * lanes + skip * capacity)
+                for v in range(0, n, lanes):
+                    prefetch(offset(h_before, v))
+                    prefetch(offset(dh_before, v))
+                    gradient = load(offset(c, i * width + v))
+                    if enters:
+                        gradient = add(gradient, load_first(offset(dh, v), n - v))
+                    state = load_first(offset(h, v), n - v)
+                    if keeps and goes:
+                        store(offset(kept, v * capacity), state)
+                    store(offset(dz, v), mul(gradient, slope(state, p.activation)))
+
+
+@inlined
+def state_gradient(p, buffer, group, block, before, lo, hi, slot):
+    """dz_t for rows lo ... hi of a group and all steps of a time block.
+
+    It goes into the buffer, with [x_t, 1] and h_{t-1}, for the other gradients.  dz of the step
+    after the block's begins at row `before` of the buffer beside it.
+    """
+    capacity, ldz = p.plan.capacity, p.plan.ldz
+    c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
+    first = group * p.plan.group
     live = 0
     at = 0  # row of the buffer where step t begins
     old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
     new = offset(p.dz, buffer * capacity * ldz)  # dz_t
     states = state_rows(p, buffer, 0)  # for h_t
-    for t in range(t_from, t_to - 1, -1):
+    for t in range(block.t, block.low, -1):
         while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
             live += 1
         last = max(min(hi, live), lo)  # of the rows given, those that have a step t
@@ -401,47 +349,11 @@ def state_gradient(p, buffer, first, t_from, t_to, before, lo, hi, slot):
         while going < last and get(p.lengths, first + going) > t:
             going += 1
         gather_inputs(p, buffer, at, t, first, lo, last)
-        tiles_going = tiles(going - lo, MR(p.packed))
-        count = tiles_going + tiles(last - going, MR(p.packed))
-        panel = 0
-        while panel < p.plan.h_panels and count > 0:
-            skip, take = panel * width, panels_at_once(last - lo, p.plan.h_panels - panel)
-            n = min(take * width, p.H - skip)
-            start = offset(p.packed, panel * stride)
-            panel += take
-            for q in range(count):
-                goes = q < tiles_going
-                begin, rows, parts, part, k = lo, going - lo, tiles_going, q, p.H
-                if not goes:
-                    begin, rows, parts, k = going, last - going, count - tiles_going, 0
-                    part = q - tiles_going
-                r = begin + split(rows, parts, part)
-                m = begin + split(rows, parts, part + 1) - r
-                b = offset(start, width)
-                tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
-                enters = p.every_step or not goes
-                keeps = goes and t < t_from and p.R > 0
-                for i in range(m):
-                    b = get(p.order, first + r + i)
-                    h = offset(row(p.h, t, b), skip)
-                    dh = offset(row(p.dh, t - 1, b), skip)
-                    # What step t - 1 will read: long series come from main memory.
-                    h_before = offset(row(p.h, t - 1, b), skip)
-                    dh_before = offset(row(p.dh, t - 2, b), skip)
-                    dz = offset(new, (r + i) * ldz + skip)
-                    kept = offset(states, (r + i) * lanes + skip * capacity)
-                    for v in range(0, n, lanes):
-                        prefetch(offset(h_before, v))
-                        prefetch(offset(dh_before, v))
-                        gradient = load(offset(c, i * width + v))
-                        if enters:
-                            gradient = add(gradient, load_first(offset(dh, v), n - v))
-                        state = load_first(offset(h, v), n - v)
-                        if keeps:
-                            store(offset(kept, v * capacity), state)
-                        store(offset(dz, v), mul(gradient, slope(state, p.activation)))
+        span, keeps = Span(first, lo, going, last), t < block.t and p.R > 0
+        state_gradient_step(p, t, span, 0, p.plan.h_panels, keeps, old, new, states, c)
         states = state_rows(p, buffer, at)
-        if t == t_to and p.R > 0:
+        if t == block.low + 1 and p.R > 0:
+            lanes = LANES(p.inputs)
             for r in range(lo, last):
                 h = row(p.h, t - 1, get(p.order, first + r))
                 for v in range(0, p.H, lanes):
@@ -454,9 +366,9 @@ def state_gradient(p, buffer, first, t_from, t_to, before, lo, hi, slot):
 class Sums(NamedTuple):
     """Where gradients of the weights are summed."""
 
-    dW_x: Floats
-    dW_h: Floats
-    db: Floats
+    dW_x: Any
+    dW_h: Any
+    db: Any
 
 
 @inlined
@@ -470,7 +382,7 @@ def weight_sums(p, group):
 
 
 @inlined
-def add_sums(p, groups, part):
+def add_sums(p, part):
     """Rows of the groups' own sums, added up in the order of the groups."""
     lanes, rows = LANES(p.sums), p.plan.sum_rows
     lo, hi = split(rows, p.plan.sum_parts, part), split(rows, p.plan.sum_parts, part + 1)
@@ -482,17 +394,17 @@ def add_sums(p, groups, part):
             to = offset(p.dW_h, (r - p.I - 1) * p.H)
         for v in range(0, p.H, lanes):
             gradient = zeros(p.sums)
-            for group in range(groups):
+            for group in range(p.plan.groups):
                 own = offset(p.sums, (group * rows + r) * p.H + v)
                 gradient = add(gradient, load_first(own, p.H - v))
             store_first(offset(to, v), gradient, p.H - v)
 
 
 @inlined
-def weight_gradient(p, sums, buffer, rows, unit, fresh, slot):
+def weight_gradient(p, sums, buffer, block, unit, slot):
     """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
 
-    Adds the sum over the buffer's rows; the first time, `fresh`, it stores.
+    Adds the sum over the buffer's rows; for the first time block it stores.
     """
     width, lanes = NR(p.packed), LANES(p.packed)
     panel, part = unit // p.plan.parts, unit % p.plan.parts
@@ -506,13 +418,13 @@ def weight_gradient(p, sums, buffer, rows, unit, fresh, slot):
         to_h = chunk >= p.plan.x_chunks
         base = (chunk - p.plan.x_chunks if to_h else chunk) * lanes
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
-        for i in range(0, end, MC(p.packed)):
-            m = min(MC(p.packed), end - i)
+        for i in range(0, end, MT(p.packed)):
+            m = min(MT(p.packed), end - i)
             to = offset(sums.dW_h if to_h else sums.dW_x, (base + i) * p.H + skip)
             for j in range(m):
                 for v in range(0, n, lanes):
                     prefetch(offset(to, j * p.H + v))
-            tile_columns(m, n, rows, offset(a, i), dz, p.plan.ldz, c)
+            tile_columns(m, n, block.rows, offset(a, i), dz, p.plan.ldz, c)
             for j in range(m):
                 number = base + i + j
                 to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)
@@ -521,18 +433,17 @@ def weight_gradient(p, sums, buffer, rows, unit, fresh, slot):
                 to = offset(to, skip)
                 for v in range(0, n, lanes):
                     gradient = load(offset(c, j * width + v))
-                    if not fresh:
+                    if block.number > 0:
                         gradient = add(load_first(offset(to, v), n - v), gradient)
                     store_first(offset(to, v), gradient, n - v)
 
 
 @inlined
-def input_gradient(p, buffer, first, rows, last, ends, part, slot):
-    """A part of dx_t = dz_t W_x^T and, where the block `ends` at step 1, of dh_0 = dz_1 W_h^T.
+def input_gradient(p, buffer, group, block, part, slot):
+    """A part of dx_t = dz_t W_x^T and, if the block ends at step 1, of dh_0 = dz_1 W_h^T.
 
-    The buffer holds so many rows of dz, those of its last step from row `last` on.  Where x has few
-    columns a tile would compute zeros in most lanes; there each element is a dot product of its
-    own.
+    If x has few columns, a tile would compute zeros in most lanes; then each element is a dot
+    product of its own.
     """
     width, lanes, height = NR(p.packed), LANES(p.packed), MR(p.packed)
     ldz = p.plan.ldz
@@ -544,12 +455,12 @@ def input_gradient(p, buffer, first, rows, last, ends, part, slot):
         panel, panels = p.plan.first_x_panel, p.plan.x_panels
         index = offset(p.where, buffer * p.plan.capacity)
         if of_state:
-            begin, columns, out = last, p.H, p.dh0
-            panel, panels = 0, p.plan.h_panels if ends and p.R > 0 else 0
-            index = offset(p.order, first - last)
-        count = tiles(rows - begin, height)
+            begin, columns, out = block.last, p.H, p.dh0
+            panel, panels = 0, p.plan.h_panels if block.low == 0 and p.R > 0 else 0
+            index = offset(p.order, group * p.plan.group - block.last)
+        count = tiles(block.rows - begin, height)
         lo = begin + split(count, p.plan.row_parts, part) * height
-        hi = min(begin + split(count, p.plan.row_parts, part + 1) * height, rows)
+        hi = min(begin + split(count, p.plan.row_parts, part + 1) * height, block.rows)
         start = offset(p.packed, panel * p.plan.height * width)
         if p.plan.dots and not of_state:
             panels = 0
