@@ -1,9 +1,9 @@
 """Work that must not be cut short, and is done once: imports and compilations.
 
-Ctrl-C, and whatever else a signal handler raises, arrives in the main thread between any two of
-its instructions.  An import that ends there leaves modules half filled, for good: Python forgets
-the package but not its parts, and no later import succeeds.  So such work is done in a thread of
-its own while the caller waits.  An interrupt ends the waiting; the work goes on, and the next call
+Ctrl-C, and whatever else a signal handler raises, can arrive in the main thread between any two of
+its instructions.  An import that ends there leaves modules half filled for good: Python forgets the
+package but not its parts, and no later import succeeds.  So such work is done in a thread of its
+own while the caller waits.  An interrupt ends the waiting; the work goes on, and the next call
 finds it done.
 """
 
@@ -37,9 +37,9 @@ def computed_once(function):
 
 @computed_once
 def import_whole(name):
-    """Import a module; where that fails, as for lack of memory, forget the parts it has left.
+    """Import a module; if that fails, say for lack of memory, forget the parts that it has left.
 
-    They would be taken for whole by the next import, which then fails too.
+    The next import would take them for whole, and fail too.
     """
     before = set(sys.modules)
     try:

@@ -17,18 +17,18 @@ from fastbptt.kernels._calls import BackwardTask, ForwardTask, words
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._schedules import COUNTERS
 
-# Rows (sequences x steps) of one time block.  For every block a weight gradient is read and
-# written once, which the least makes cheap beside 2 x 512 operations on each element, even where
-# it lies in L3; beyond the most nothing is gained.
+# Rows (sequences x steps) of one time block.  For every block each element of a weight gradient is
+# read and written once: with the least number of rows that is cheap beside 2 x 512 operations on the
+# element, even in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
-# Bytes of all buffers at most; with SUMS, of the 16 MiB that a call may take.
+# Most bytes of all buffers; together with SUMS, less than the 16 MiB that a call may take.
 BUFFERS = 23 << 19
-# Groups with sums of their own: so many at most, and at least where the batch has rows for them,
-# or threads would be left without one; bytes of all sums.
+# Groups with sums of their own: their greatest number; the least, if the batch has rows for so many,
+# or threads would be left without a group; and the most bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
-# A dot product over H columns costs a multiply-add for each vector and so many more.
+# A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
-# Units of work a phase of weight gradients is cut into, at least: enough for threads to even out.
+# A time block's weight gradients are cut into at least this many units, so that threads even out.
 UNITS = 8
 # Sequences whose padding one piece of work clears.
 CLEARED_ROWS = 16
@@ -55,7 +55,10 @@ def _plan(sizes, regions):
     `regions` has the size in bytes and the number of the elements of each.  Regions begin on cache
     lines.
     """
-    fields, at = {"worker": 0, **sizes}, 0  # the worker's address is for who compiles it
+    fields, at = (
+        {"worker": 0, **sizes},
+        0,
+    )  # the address of the worker is put in once it is compiled
     for name, (size, count) in regions.items():
         fields[f"{name}_at"] = at
         at += _up(size * count, LINE)
@@ -78,8 +81,8 @@ def plan_forward(B, I, H, R, itemsize, threads):
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
     rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
     rows = max(rows, MR)
-    # Several blocks for each thread where rows suffice, to even out; one for each at least.
-    # One thread's block may be half a tile high: the packed weights still come from L2 in time.
+    # Several blocks for each thread if there are rows enough, to even out; at least one for each.
+    # A block may be half a tile high: the packed weights still come from L2 in time.
     most = max(B // (MR // 2), 1)
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
@@ -121,11 +124,11 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     MR = _machine.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
     ldz = _row_stride(h_panels * NR, itemsize)
-    # dx by dot products where its tiles, of whole vectors, would take longer.  The packed panel of
+    # dx by dot products if its tiles, of whole vectors, would take longer.  The packed panel of
     # W_x^T is then W_x itself, in rows of ldz.
     tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
     dots = need_dx and products < tiles and x_panels == 1 and I * ldz <= H * NR
-    # Panels of W_h^T and W_x^T; one at least, for the row of zeros that sums begin with.
+    # Panels of W_h^T and W_x^T; at least one, for the row of zeros that sums begin with.
     first_x_panel = -(-R // NR)
     packs = max(first_x_panel + x_panels, 1)
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.

@@ -1,8 +1,8 @@
-"""How compiled functions come to be, and how they are kept on disk.
+"""How functions are compiled, and kept on disk.
 
-Numba's cache trusts what it reads: a damaged file ends in an error, or runs as other machine code
-than was written.  The files here hold a digest of themselves.  One that is damaged, or a disk that
-is full, costs one warning and the time to compile.
+Numba's cache trusts what it reads: a damaged file raises an error, or runs as machine code that
+nobody wrote.  The files here begin with a digest of the rest.  A damaged one, or a full disk, costs
+one warning and the time to compile.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ def _digest(*parts):
     return found.digest()
 
 
-# Digest of all that shapes machine code beside a function's own bytecode: the sources here, and
-# the vectors that they are compiled for.  A compiled function holds this number in a closure, so
-# that it is compiled anew after an edit in any of these files, and where the same CPU is found, or
-# said, to have other vectors.
+# Digest of everything that shapes machine code apart from a function's own bytecode: the sources
+# here, the vectors that they are compiled for, and the compiler.  A compiled function holds this
+# number in a closure, so it is compiled anew after an edit of any of these files, or if the same CPU
+# turns out, or is said, to have other vectors.
 SOURCE = int.from_bytes(
     _digest(
         repr((target(), numba.__version__, llvmlite.__version__)).encode(),
@@ -53,7 +53,7 @@ SOURCE = int.from_bytes(
 )
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-# What setting another directory mends.
+# Errors that another directory would avoid.
 _DENIED = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST
 
 _troubles: list[str] = []
@@ -131,23 +131,23 @@ def _why_nowhere():
 
 
 def compile_function(signature, function, **options):
-    """`njit` for one signature, kept on disk."""
+    """Like `njit` for one signature, kept on disk."""
     compiled = _with_cache(njit(**options)(function), function)
     compiled.compile(signature)
     return compiled
 
 
 def compile_callback(signature, function):
-    """`cfunc`, kept on disk."""
+    """Like `cfunc`, kept on disk."""
     compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
     _with_cache(compiled, function).compile()
     return compiled
 
 
 def warn_of_troubles():
-    """One warning in a process of what keeps compiled functions from being kept.
+    """Warn, once in a process, of what keeps compiled functions from being kept.
 
-    Not where they are compiled: that is another thread, and a warning may be an error there.
+    The thread that compiles does not warn itself: a warning may be an error, and end its work.
     """
     global _warned
     troubles = [_troubles.pop(0) for _ in range(len(_troubles))]

@@ -339,13 +339,18 @@ def _longest_first(lengths):
     return np.stack((order, lengths[order])), int(lengths.sum())
 
 
-def forward(params, x, h, lengths, activation):
+Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
+
+
+def forward(
+    params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str
+) -> None:
     """See :func:`fastbptt.reference.forward`."""
     if len(x) and x.shape[1]:
         _run_forward(params, x, h, lengths, activation)
 
 
-def readout(W_y, b_y, h, y):
+def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> None:
     """See :func:`fastbptt.reference.readout`."""
     if len(h):
         _run_forward((W_y, NO_W_h[y.dtype], b_y), h[None], y[None], None, "identity")
@@ -375,7 +380,10 @@ def _run_forward(params, x, h, lengths, activation):
         _kept.work = work
 
 
-def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+def backward(
+    params: Weights, x: np.ndarray, h: np.ndarray, dh: np.ndarray, dparams: Weights,
+    dx: np.ndarray | None, dh0: np.ndarray, lengths: np.ndarray | None, activation: str,
+) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.backward`."""
     every_step = dh.ndim == 3
     if len(x) and x.shape[1]:
@@ -387,7 +395,10 @@ def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
         dh0[...] = 0 if every_step else dh
 
 
-def readout_backward(W_y, h, dy, dW_y, db_y, dh):
+def readout_backward(
+    W_y: np.ndarray, h: np.ndarray, dy: np.ndarray, dW_y: np.ndarray, db_y: np.ndarray,
+    dh: np.ndarray | None,
+) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.readout_backward`."""
     if not len(h):
         dW_y[...] = db_y[...] = 0
@@ -427,7 +438,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
         _kept.work = work
 
 
-def warmup(dtype):
+def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
     _compiled_forward(dtype)
     _compiled_backward(dtype)

@@ -253,7 +253,7 @@ def put(typingctx, p, n, value):
 
 
 def emit_number(p, n):
-    """What an intrinsic of a pointer returns for a number that its type decides."""
+    """For an intrinsic that returns a number which the type of its pointer decides."""
     return types.intp(p), lambda context, builder, signature, args: INT64(n)
 
 
@@ -359,7 +359,7 @@ def zeros(typingctx, p):
 
 @intrinsic
 def one_at(typingctx, p, lane):
-    """A vector of zeros but for a one, of the type p points to."""
+    """A vector of zeros with a one in the given lane, of the type p points to."""
 
     def emit(context, builder, signature, args):
         type_ = ir_vector(p.dtype)
@@ -425,7 +425,7 @@ def fetch_add(typingctx, p, n):
 
 @intrinsic
 def read_counter(typingctx, p):
-    """The counter at p; what its writers wrote before raising it is visible afterwards."""
+    """The counter at p; all that its writers wrote before they raised it is visible afterwards."""
 
     def emit(context, builder, signature, args):
         return builder.load_atomic(args[0], "acquire", 8)
@@ -522,7 +522,7 @@ def float_modes(typingctx):
 
 @intrinsic
 def set_float_modes(typingctx, modes):
-    """Give this thread the modes that `float_modes` told, of this or another thread."""
+    """Set this thread's modes to what `float_modes` returned, here or in another thread."""
 
     def emit(context, builder, signature, args):
         if architecture() == "x86_64":

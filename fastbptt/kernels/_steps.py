@@ -1,4 +1,4 @@
-"""Steps: what one thread does with the rows (sequences) or panels that it was given.
+"""Steps: what one thread does with the rows or panels that it was given.
 
 Packing; a step of a block of sequences forward, or of a time block backward; weight and input
 gradients of a time block.  Shapes in comments count elements; NR columns make a panel, the last one
@@ -41,7 +41,7 @@ def row(a, t, r):
 
 @inlined
 def split(total, parts, part):
-    """Start of a part when `total` is cut into `parts` that differ by one at most."""
+    """Start of a part when `total` is cut into `parts` that differ by at most one."""
     return total * part // parts
 
 
@@ -204,7 +204,7 @@ def forward_block(p, block, slot):
 
 @inlined
 def pack_backward(p, panel):
-    """Panel of W_h^T, or behind those of W_x^T; for dot products rows of W_x instead."""
+    """A panel of W_h^T or, behind those, of W_x^T; for dot products, rows of W_x instead."""
     width = NR(p.packed)
     to = offset(p.packed, panel * p.plan.height * width)
     fill_rows(to, 1, width, width)
@@ -224,7 +224,7 @@ def pack_backward(p, panel):
 
 @inlined
 def clear_padding(p, number):
-    """What some sequences leave to steps that do not count: dx = 0; dh0 of those without a step."""
+    """Past the end of some sequences, dx = 0; of those without any step, dh0."""
     begin = number * p.plan.cleared_rows
     for r in range(begin, min(begin + p.plan.cleared_rows, p.B)):
         b, length = get(p.order, r), get(p.lengths, r)
@@ -373,7 +373,7 @@ class Sums(NamedTuple):
 
 @inlined
 def weight_sums(p, group):
-    """A group's own sums, or those of all, in the user's arrays."""
+    """A group's own sums, or the user's arrays, which all groups share."""
     if p.plan.own_sums:
         dW_x = offset(p.sums, group * p.plan.sum_rows * p.H)
         db = offset(dW_x, p.I * p.H)

@@ -11,15 +11,15 @@
 
 `tile_rows` is for states: a(i, k) = a[i * lda + k], the rows of b follow each other without a gap,
 and the sums begin with start[n], a row of NR.
-One row alone has but two chains of sums, and waits for each multiply-add: it may take two or four
-panels at once, `stride` elements apart, and then c is a row of so many times NR columns.
+A single row has only two chains of sums and would wait for each multiply-add, so it may take two or
+four panels at once, `stride` elements apart; c is then a row of two or four times NR columns.
 `tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
 packed side by side, the rows of b lie ldb elements apart, and every SUM_ROWS terms the accumulators
 are added to c and begin anew.
 
-There is code for every m and for panels of which only the first vector counts; edges in n beyond
-that are the caller's, whose panels are padded with zeros.  A sum runs over k in one order whatever
-m is: a row's result does not depend on its neighbours, to the bit.
+There is code for every m, and for panels of which only the first vector counts; the caller handles
+other edges in n, and pads its panels with zeros.  A sum runs over k in the same order for any m, so
+a row's result does not depend on its neighbours, to the bit.
 
 A tile never loops over tiles, never threads, never validates.
 """
