@@ -33,10 +33,10 @@ from fastbptt.kernels._schedules import (
     GRADIENT,
     PACK,
     STATE,
+    Walk,
     buffer_of,
     first_phase,
     forward_piece,
-    is_own,
     phase_of,
     rejoined,
 )
@@ -92,13 +92,17 @@ def _backward_workers(source):
             source  # noqa: B018
             p, ticket, drawn = fetch(task), 0, 0
             weights = p.plan.h_panels * p.plan.parts
-            phase = phase_of(p, first_phase(p), ticket)
-            while phase.kind != END:
+            walk = Walk(p.plan, p.B, p.has_lengths, p.lengths)
+            phase = first_phase(walk)
+            while True:
+                phase = phase_of(walk, phase, ticket)
+                if phase.kind == END:
+                    break
                 number, group = ticket - phase.start, phase.group
                 if phase.kind == PACK and part == PACKING:
                     pack_backward(p, number)
                 if phase.kind == STATE and number == 0:
-                    block, buffer = phase.block, buffer_of(p, phase, phase.block, slot)
+                    block, buffer = phase.block, buffer_of(walk, phase, phase.block, slot)
                     live = block.live
                     if part == STATES:
                         state_gradient(p, buffer, group, block, phase.other.last, 0, live, slot)
@@ -108,17 +112,16 @@ def _backward_workers(source):
                             row = (block.t - 1 - r // live) * p.B + b
                             put(p.where, buffer * p.plan.capacity + r, row)
                 if phase.kind == GRADIENT:
-                    block, buffer = phase.other, buffer_of(p, phase, phase.other, slot)
+                    block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
                     if part == WEIGHTS and number < weights:
                         weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
                     if part == INPUTS and number >= weights:
                         input_gradient(p, buffer, group, block, number - weights, slot)
-                if is_own(p, phase):
+                if phase.is_own:
                     ticket += 1
                 else:
                     drawn += 1
-                    ticket, phase = drawn, rejoined(p, phase)
-                phase = phase_of(p, phase, ticket)
+                    ticket, phase = drawn, rejoined(walk, phase)
 
         return worker
 

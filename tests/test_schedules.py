@@ -49,6 +49,11 @@ def lengths_of(T, B, kind):
     return np.sort(found)[::-1].tolist()
 
 
+def units(p):
+    """Pieces that a time block's weight and input gradients are cut into."""
+    return p.plan.h_panels * p.plan.parts + p.plan.row_parts
+
+
 class Workers:
     """Workers that walk the list of a task, each as far as it gets before it must wait.
 
@@ -155,18 +160,17 @@ class Backward(Workers):
         return S.phase_of(self.p, S.first_phase(self.p), self.tickets[slot])
 
     def after(self, slot, phase):
-        if S.is_own(self.p, phase):
+        if phase.is_own:
             self.tickets[slot] += 1
         else:
             self.tickets[slot], phase = self.draw(), S.rejoined(self.p, phase)
         return S.phase_of(self.p, phase, self.tickets[slot])
 
     def ready(self, phase):
-        counts = S.needed(self.p, phase)
         return (
-            self.counters[_schedules.PACKED] >= counts.packed
-            and self.counters[_schedules.STATES] >= counts.states
-            and self.counters[_schedules.GRADIENTS] >= counts.gradients
+            self.counters[_schedules.PACKED] >= phase.packed
+            and self.counters[_schedules.STATES] >= phase.states
+            and self.counters[_schedules.GRADIENTS] >= phase.gradients
         )
 
     def count(self, kind):
@@ -189,10 +193,10 @@ class Backward(Workers):
                 assert self.written[buffer ^ 1] == before
             held = self.written.get(buffer)
             if held != (group, block.low):
-                assert held is None or self.gone[held] == S.units(p), "still to be read"
+                assert held is None or self.gone[held] == units(p), "still to be read"
                 self.written[buffer] = group, block.low
                 self.gone[group, block.low] = 0
-            return kind, group, block, number, buffer
+            return kind, group, block, number, buffer, phase.raises
         if kind == _schedules.GRADIENT:
             other, buffer = phase.other, S.buffer_of(p, phase, phase.other, slot)
             assert self.written[buffer] == (group, other.low)
@@ -200,15 +204,15 @@ class Backward(Workers):
             unit = group if plan.own_sums else 0, number
             self.order.setdefault(unit, []).append((group, other.low))
             assert (len(self.order[unit]) == 1) == (other.number == 0)  # the first one stores
-            return kind, group, other, number, buffer
+            return kind, group, other, number, buffer, phase.raises
         if kind == _schedules.SUM:
             assert self.count(_schedules.LEAVE) == plan.groups
         if kind == _schedules.LEAVE:
             number = group
-        return kind, group, block, number, None
+        return kind, group, block, number, None, phase.raises
 
     def end(self, slot, piece):
-        kind, group, block, number, buffer = piece
+        kind, group, block, number, buffer, raises = piece
         if kind == _schedules.STATE:
             assert self.written[buffer] == (group, block.low)
             self.steps[group, block.low] += 1
@@ -219,10 +223,8 @@ class Backward(Workers):
             self.done[kind, group, block.t, block.low, number] += 1
         else:
             self.done[kind, number] += 1
-        phase = types.SimpleNamespace(kind=kind)
-        raised = S.raised(self.p, phase)
-        if raised >= 0:
-            self.counters[raised] += 1
+        if raises >= 0:
+            self.counters[raises] += 1
 
     def buffers(self):
         plan = self.p.plan
@@ -267,7 +269,7 @@ def test_backward(shape, threads, kind):
             for t, low in blocks_of(p, group):
                 steps.append((group, low))
                 expected += [(_schedules.STATE, group, t, low, n) for n in range(plan.splits)]
-                expected += [(_schedules.GRADIENT, group, t, low, n) for n in range(S.units(p))]
+                expected += [(_schedules.GRADIENT, group, t, low, n) for n in range(units(p))]
             if plan.own_sums:
                 expected.append((_schedules.LEAVE, group))
         if plan.own_sums:

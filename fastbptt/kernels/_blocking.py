@@ -18,12 +18,12 @@ from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._schedules import COUNTERS
 
 # Rows (sequences x steps) of one time block.  For every block each element of a weight gradient is
-# read and written once: with the least number of rows that is cheap beside 2 x 512 operations on the
-# element, even in L3; beyond the most nothing is gained.
+# read and written once: with the least number of rows that is cheap beside 2 x 512 operations on
+# the element, even in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
 # Most bytes of all buffers; together with SUMS, less than the 16 MiB that a call may take.
 BUFFERS = 23 << 19
-# Groups with sums of their own: their greatest number; the least, if the batch has rows for so many,
+# Groups with sums of their own: their greatest number; the least if the batch has rows for so many,
 # or threads would be left without a group; and the most bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.

@@ -39,8 +39,8 @@ def _digest(*parts):
 
 # Digest of everything that shapes machine code apart from a function's own bytecode: the sources
 # here, the vectors that they are compiled for, and the compiler.  A compiled function holds this
-# number in a closure, so it is compiled anew after an edit of any of these files, or if the same CPU
-# turns out, or is said, to have other vectors.
+# number in a closure, so it is compiled anew after an edit of any of these files, or if the same
+# CPU turns out, or is said, to have other vectors.
 SOURCE = int.from_bytes(
     _digest(
         repr((target(), numba.__version__, llvmlite.__version__)).encode(),

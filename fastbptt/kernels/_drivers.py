@@ -38,13 +38,11 @@ from fastbptt.kernels._schedules import (
     STATES,
     SUM,
     TICKETS,
+    Walk,
     buffer_of,
     first_phase,
     forward_piece,
-    is_own,
-    needed,
     phase_of,
-    raised,
     rejoined,
 )
 from fastbptt.kernels._simd import align, cast, cast_like, fetch_add, get, offset, pointer, put
@@ -101,13 +99,15 @@ def _workers(source):
         source  # noqa: B018
         p = fetch(task)
         tickets, weights = counter(p.counters, TICKETS), p.plan.h_panels * p.plan.parts
-        ticket = draw_ticket(tickets, slot)
-        phase = phase_of(p, first_phase(p), ticket)
-        while phase.kind != END:
-            counts = needed(p, phase)
-            wait_for(counter(p.counters, PACKED), counts.packed)
-            wait_for(counter(p.counters, STATES), counts.states)
-            wait_for(counter(p.counters, GRADIENTS), counts.gradients)
+        walk = Walk(p.plan, p.B, p.has_lengths, p.lengths)
+        ticket, phase = draw_ticket(tickets, slot), first_phase(walk)
+        while True:
+            phase = phase_of(walk, phase, ticket)
+            if phase.kind == END:
+                break
+            wait_for(counter(p.counters, PACKED), phase.packed)
+            wait_for(counter(p.counters, STATES), phase.states)
+            wait_for(counter(p.counters, GRADIENTS), phase.gradients)
 
             number, group = ticket - phase.start, phase.group
             if phase.kind == PACK:
@@ -117,10 +117,10 @@ def _workers(source):
             elif phase.kind == STATE:
                 block, parts = phase.block, p.plan.splits
                 lo, hi = split(block.live, parts, number), split(block.live, parts, number + 1)
-                buffer = buffer_of(p, phase, block, slot)
+                buffer = buffer_of(walk, phase, block, slot)
                 state_gradient(p, buffer, group, block, phase.other.last, lo, hi, slot)
             elif phase.kind == GRADIENT:
-                block, buffer = phase.other, buffer_of(p, phase, phase.other, slot)
+                block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
                 if number < weights:
                     weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
                 else:
@@ -131,13 +131,12 @@ def _workers(source):
             elif phase.kind == SUM:
                 add_sums(p, number)
 
-            if raised(p, phase) >= 0:
-                fetch_add(counter(p.counters, raised(p, phase)), 1)
-            if is_own(p, phase):
+            if phase.raises >= 0:
+                fetch_add(counter(p.counters, phase.raises), 1)
+            if phase.is_own:
                 ticket += 1
             else:
-                ticket, phase = draw_ticket(tickets, slot), rejoined(p, phase)
-            phase = phase_of(p, phase, ticket)
+                ticket, phase = draw_ticket(tickets, slot), rejoined(walk, phase)
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
     return forward_worker, backward_worker

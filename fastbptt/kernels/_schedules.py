@@ -8,9 +8,9 @@ Everything here is computed from integers: a plan, and the lengths of the sequen
 uncompiled as well.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numba import types
+from numba import njit, types
 from numba.extending import overload
 
 from fastbptt.kernels._compiling import inlined
@@ -96,19 +96,34 @@ class Phase(NamedTuple):
     group: int
     block: TimeBlock  # whose state gradients are being computed
     other: TimeBlock  # STATE: the block before; GRADIENT: the one whose gradients these are
+    # What counters must have reached before a piece of the phase may begin.
+    packed: int
+    states: int
+    gradients: int
+    raises: int  # the counter that each piece raises when it is done, or -1
+    is_own: bool  # the piece behind each is the same worker's
+
+
+class Walk(NamedTuple):
+    """What a walk through a backward call's list needs to know of the call."""
+
+    plan: Any
+    B: int
+    has_lengths: bool
+    lengths: Any  # of the sequences, longest first
 
 
 @inlined
-def time_block(p, group, t, number):
+def time_block(w, group, t, number):
     """The time block of a group that begins at step t; it has no rows for t = 0."""
-    first = group * p.plan.group
+    first = group * w.plan.group
     low, rows, last, live = t, 0, 0, 0
     while low > 0:
         while (
-            live < p.plan.group and first + live < p.B and number_at(p.lengths, first + live) >= low
+            live < w.plan.group and first + live < w.B and number_at(w.lengths, first + live) >= low
         ):
             live += 1
-        if rows + live > p.plan.capacity:
+        if rows + live > w.plan.capacity:
             break
         last = rows
         rows += live
@@ -117,139 +132,99 @@ def time_block(p, group, t, number):
 
 
 @inlined
-def prepared(p):
+def prepared(w):
     """Pieces that come before any gradient: panels packed, padding cleared."""
-    cleared = (p.B + p.plan.cleared_rows - 1) // p.plan.cleared_rows
-    return p.plan.packs + (cleared if p.has_lengths else 0)
+    cleared = (w.B + w.plan.cleared_rows - 1) // w.plan.cleared_rows
+    return w.plan.packs + (cleared if w.has_lengths else 0)
 
 
 @inlined
-def units(p):
-    """Pieces that a time block's weight and input gradients are cut into."""
-    return p.plan.h_panels * p.plan.parts + p.plan.row_parts
-
-
-@inlined
-def states_phase(p, start, group, t, other, number):
-    """The state gradients of the time block that begins at step t."""
-    block = time_block(p, group, t, number)
-    return Phase(STATE, start, p.plan.splits if block.rows > 0 else 0, group, block, other)
-
-
-@inlined
-def group_phase(p, start, group, number):
-    """The state gradients of a group's first time block."""
+def first_phase(w):
     none = TimeBlock(0, 0, 0, 0, 0, 0)
-    return states_phase(p, start, group, number_at(p.lengths, group * p.plan.group), none, number)
+    return Phase(PACK, 0, w.plan.packs, 0, none, none, 0, 0, 0, PACKED, False)
 
 
-@inlined
-def first_phase(p):
-    none = TimeBlock(0, 0, 0, 0, 0, 0)
-    return Phase(PACK, 0, p.plan.packs, 0, none, none)
+# Compiled by itself, not inlined: it is called once for many pieces, and inlining takes time that
+# grows with the square of what has been inlined.
+@njit
+def next_phase(w, phase, ticket):
+    """The phase behind this one in the list, or within a group of the worker's own.
 
-
-@inlined
-def next_phase(p, phase):
-    """The phase behind this one in the list, or within a group of the worker's own."""
-    start, group, block, own = phase.start + phase.pieces, phase.group, phase.block, p.plan.own_sums
-    found = Phase(END, start, 0, group, block, block)
-    if phase.kind == PACK:
-        found = Phase(CLEAR, start, prepared(p) - start, group, block, block)
-    elif phase.kind == CLEAR and own:
-        found = Phase(GROUP, start, p.plan.groups, group, block, block)
-    elif phase.kind == GROUP:
-        found = Phase(SUM, start, p.plan.sum_parts, group, block, block)
-    elif phase.kind == STATE:
-        other = block if own else phase.other
-        found = Phase(GRADIENT, start, units(p) if other.rows > 0 else 0, group, block, other)
-    elif phase.kind == CLEAR or phase.kind == GRADIENT:
-        if phase.kind == GRADIENT and block.rows > 0 and (block.low > 0 or not own):
-            found = states_phase(p, start, group, block.low, block, block.number + 1)
-        elif own:
-            found = Phase(LEAVE, start, 1, group, block, block)
-        else:
-            group += 1 if phase.kind == GRADIENT else 0
-            if group < p.plan.groups:
-                found = group_phase(p, start, group, block.number)
-    return found
-
-
-@inlined
-def phase_of(p, phase, ticket):
-    """The phase that a ticket falls into, this one or a later one."""
-    while phase.kind != END:
-        if ticket >= phase.start + phase.pieces:
-            phase = next_phase(p, phase)
-        elif phase.kind == GROUP:  # its pieces have tickets of the worker's own, from here on
-            phase = group_phase(p, ticket, ticket - phase.start, 0)
-        else:
-            break
-    return phase
-
-
-@inlined
-def is_own(p, phase):
-    """Whether the piece behind this one is the same worker's."""
-    return p.plan.own_sums and (phase.kind == STATE or phase.kind == GRADIENT)
-
-
-@inlined
-def rejoined(p, phase):
-    """Back from a group of the worker's own to the list."""
-    if phase.kind == LEAVE:
-        phase = Phase(GROUP, prepared(p), p.plan.groups, 0, phase.block, phase.block)
-    return phase
-
-
-class Counts(NamedTuple):
-    """What counters must have reached."""
-
-    packed: int
-    states: int
-    gradients: int
-
-
-@inlined
-def needed(p, phase):
-    """What the pieces of a phase wait for.
+    Behind a GROUP with the ticket in it come the phases of the ticket's group, their pieces with
+    tickets of the worker's own from here on.  Behind a group's last phase comes GROUP again.
 
     The state gradients of block k go on from those of block k - 1, in the buffer of block k - 2,
     whose other gradients must be done.  The other gradients of block k - 1, which come with it in
     the list, are added to those of block k - 2.
     """
-    packed, states, gradients = prepared(p), 0, 0
-    if phase.kind == PACK or phase.kind == CLEAR:
-        packed = 0
-    elif phase.kind == SUM:
-        states = p.plan.groups
-    elif not p.plan.own_sums and phase.kind != END:
-        states = phase.block.number * p.plan.splits
-        gradients = (phase.block.number - 1) * units(p)
-    return Counts(packed, states, gradients)
+    own, group, block, other = w.plan.own_sums > 0, phase.group, phase.block, phase.other
+    units = w.plan.h_panels * w.plan.parts + w.plan.row_parts
+    start, kind, pieces = phase.start + phase.pieces, END, 0
+    begins, number = False, 0  # a group, and how many blocks before it share its buffers
+    if phase.kind == PACK:
+        kind, pieces = CLEAR, prepared(w) - start
+    elif phase.kind == LEAVE or (phase.kind == CLEAR and own):
+        kind, start, pieces = GROUP, prepared(w), w.plan.groups
+    elif phase.kind == GROUP and ticket < start:
+        kind, group, start, begins = STATE, ticket - phase.start, ticket, True
+    elif phase.kind == GROUP:
+        kind, pieces = SUM, w.plan.sum_parts
+    elif phase.kind == STATE:
+        kind, other = GRADIENT, block if own else other
+        pieces = units if other.rows > 0 else 0
+    elif phase.kind == GRADIENT and block.rows > 0 and (block.low > 0 or not own):
+        kind = STATE
+    elif phase.kind == GRADIENT and own:
+        kind, pieces = LEAVE, 1
+    elif phase.kind == CLEAR or (phase.kind == GRADIENT and group + 1 < w.plan.groups):
+        group += 1 if phase.kind == GRADIENT else 0
+        kind, begins, number = STATE, True, block.number
+
+    if kind == STATE:
+        t, other = block.low, block
+        if begins:
+            t, other = number_at(w.lengths, group * w.plan.group), TimeBlock(0, 0, 0, 0, 0, 0)
+        block = time_block(w, group, t, number if begins else block.number + 1)
+        pieces = w.plan.splits if block.rows > 0 else 0
+
+    packed, states, gradients, raises = prepared(w), 0, 0, -1
+    if kind == CLEAR:
+        packed, raises = 0, PACKED
+    elif kind == LEAVE:
+        raises = STATES
+    elif kind == SUM:
+        states = w.plan.groups
+    elif kind in (STATE, GRADIENT) and not own:
+        states, gradients = block.number * w.plan.splits, (block.number - 1) * units
+        raises = STATES if kind == STATE else GRADIENTS
+    is_own = own and kind in (STATE, GRADIENT)
+    return Phase(
+        kind, start, pieces, group, block, other, packed, states, gradients, raises, is_own
+    )
 
 
 @inlined
-def raised(p, phase):
-    """The counter that each piece of a phase raises when it is done, or -1."""
-    found = -1
-    if phase.kind == PACK or phase.kind == CLEAR:
-        found = PACKED
-    elif phase.kind == LEAVE or (phase.kind == STATE and not p.plan.own_sums):
-        found = STATES
-    elif phase.kind == GRADIENT and not p.plan.own_sums:
-        found = GRADIENTS
-    return found
+def phase_of(w, phase, ticket):
+    """The phase that a ticket falls into, this one or a later one."""
+    while phase.kind != END and (phase.kind == GROUP or ticket >= phase.start + phase.pieces):
+        phase = next_phase(w, phase, ticket)
+    return phase
 
 
 @inlined
-def buffer_of(p, phase, block, slot):
+def rejoined(w, phase):
+    """Back from a group of the worker's own to the list that all share."""
+    return next_phase(w, phase, 0) if phase.kind == LEAVE else phase
+
+
+@inlined
+def buffer_of(w, phase, block, slot):
     """The buffer of a time block.
 
-    With weight gradients of their own, groups have two buffers each if there are enough for all,
+    Groups with weight gradients of their own have two buffers each if there are enough for all,
     else they use those of the worker.
     """
     pair = 0
-    if p.plan.own_sums:
-        pair = phase.group if p.plan.groups <= p.plan.threads else slot
+    if w.plan.own_sums:
+        pair = phase.group if w.plan.groups <= w.plan.threads else slot
     return 2 * pair + (block.number & 1)

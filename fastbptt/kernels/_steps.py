@@ -7,6 +7,8 @@ padded with zeros.
 
 from typing import Any, NamedTuple
 
+from numba import njit
+
 from fastbptt.kernels._activation import activate, slope
 from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._machine import WIDE
@@ -222,7 +224,7 @@ def pack_backward(p, panel):
     pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
 
 
-@inlined
+@njit  # not inlined, for the sake of the time to compile: it runs once or a few times in a call
 def clear_padding(p, number):
     """Past the end of some sequences, dx = 0; of those without any step, dh0."""
     begin = number * p.plan.cleared_rows
@@ -381,7 +383,7 @@ def weight_sums(p, group):
     return Sums(p.dW_x, p.dW_h, p.db)
 
 
-@inlined
+@njit  # as clear_padding
 def add_sums(p, part):
     """Rows of the groups' own sums, added up in the order of the groups."""
     lanes, rows = LANES(p.sums), p.plan.sum_rows
