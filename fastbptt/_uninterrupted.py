@@ -1,9 +1,9 @@
 """Work that must not be cut short, and is done once: imports and compilations.
 
-Ctrl-C, and whatever else a signal handler raises, arrives in the main thread between any two of
-its instructions.  An import that ends there leaves modules half filled, for good: Python forgets
-the package but not its parts, and no later import succeeds.  So such work is done in a thread of
-its own while the caller waits.  An interrupt ends the waiting; the work goes on, and the next call
+Ctrl-C, and whatever else a signal handler raises, can arrive in the main thread between any two
+instructions.  An import cut off there leaves half-filled modules behind for good: Python forgets
+the package but not its parts, and no later import succeeds.  So such work runs in a thread of its
+own while the caller waits.  An interrupt ends the waiting; the work continues, and the next call
 finds it done.
 """
 
@@ -12,15 +12,20 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
 _at_work = set()  # these threads
-_cut_short = False  # this process was forked in the middle of such work: half of it is all there is
+_cut_short = False  # this process was forked in the middle of such work, which no one can finish
 
 
-def computed_once(function):
-    """`function` of hashable arguments, each result computed once and without interruption."""
-    results = {}
+def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function` of hashable arguments, with each result computed once and without interruption."""
+    results: dict[tuple[Any, ...], Result] = {}
 
     def compute(args):
         if args not in results:
@@ -36,10 +41,10 @@ def computed_once(function):
 
 
 @computed_once
-def import_whole(name):
-    """Import a module; where that fails, as for lack of memory, forget the parts it has left.
+def import_whole(name: str) -> ModuleType:
+    """Import a module; if that fails, as for lack of memory, forget the parts left behind.
 
-    They would be taken for whole by the next import, which then fails too.
+    The next import would take them for complete, and fail too.
     """
     before = set(sys.modules)
     try:
@@ -51,7 +56,7 @@ def import_whole(name):
         raise
 
 
-def _aside(function, args):
+def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -> None:
     """`function(args)` in a thread of its own while this one waits; its error is raised here."""
     if threading.current_thread() in _at_work:
         function(args)
@@ -77,7 +82,7 @@ def _aside(function, args):
     thread = threading.Thread(target=work, name="fastbptt")
     try:
         thread.start()
-    except RuntimeError:  # no thread can be had, as when the interpreter ends
+    except RuntimeError:  # no thread can start, as when the interpreter shuts down
         work()
     else:
         thread.join()

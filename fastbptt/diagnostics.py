@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbptt import _checks
-from fastbptt.reference import ACTIVATIONS
+from fastbptt.reference import _FUNCTIONS
 from fastbptt.rnn import Activation, Params, Seed
 
 
@@ -90,7 +90,7 @@ def gradient_flow(
     _checks.dh(dh, dtype, T, B, H)
     lengths = np.full(B, T) if lengths is None else _checks.lengths(lengths, T, B)
     W_h = params[1].astype(np.float64)
-    _, df = ACTIVATIONS[activation]
+    _, df = _FUNCTIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
     for b, length in enumerate(lengths):
         df_h = df(h[1 : length + 1, b].astype(np.float64))

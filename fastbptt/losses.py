@@ -221,15 +221,20 @@ def cross_entropy(
 
 ssr.reduction = "sum"  # pyright: ignore[reportFunctionMemberAccess]
 cross_entropy.takes_classes = True  # pyright: ignore[reportFunctionMemberAccess]
-LOSSES: dict[str, Loss] = {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
+LOSSES: dict[str, Callable[..., tuple[float, np.ndarray]]] = {
+    "mse": mse,
+    "ssr": ssr,
+    "bce": bce,
+    "cross_entropy": cross_entropy,
+}
 
 
-def reduction(loss: Loss) -> str:
+def reduction(loss: Callable[..., Any]) -> str:
     """Whether a loss's value is the "mean" over its rows or the "sum"."""
     return _checks.one_of("loss.reduction", attribute(loss, "reduction", "mean"), REDUCTIONS)
 
 
-def takes_classes(loss: Loss) -> bool:
+def takes_classes(loss: Callable[..., Any]) -> bool:
     """Whether a loss takes integer classes as targets, without the axis O."""
     return bool(attribute(loss, "takes_classes", False))
 

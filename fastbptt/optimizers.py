@@ -212,7 +212,7 @@ class SGD(_Optimizer):
             raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
         if nesterov and momentum == 0:
             raise ValueError(f"momentum is {momentum}, expected above 0 with nesterov=True")
-        self.nesterov: bool = nesterov
+        self.nesterov = nesterov
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments at their present values."""

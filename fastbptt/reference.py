@@ -9,16 +9,15 @@ that ``h[t]`` is :math:`h_t`, but :math:`x_t` is ``x[t - 1]``, and likewise for 
 
 import numpy as np
 
-__all__ = ["backward", "forward", "readout", "readout_backward"]
-
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
 
 # f(z), and f'(z) written in terms of h = f(z)
-ACTIVATIONS = {
+_FUNCTIONS = {
     "tanh": (np.tanh, lambda h: (1 - h) * (1 + h)),
     "relu": (lambda z: np.maximum(z, 0), lambda h: (h > 0).astype(h.dtype)),
     "identity": (lambda z: z, np.ones_like),
 }
+ACTIVATIONS: tuple[str, ...] = tuple(_FUNCTIONS)
 
 
 def forward(
@@ -43,7 +42,7 @@ def forward(
         The function f.
     """
     W_x, W_h, b = params
-    f, _ = ACTIVATIONS[activation]
+    f, _ = _FUNCTIONS[activation]
     for t in range(1, len(x) + 1):
         live = _live(t, lengths)
         x_t, h_before = x[t - 1, live], h[t - 1, live]
@@ -84,7 +83,7 @@ def backward(
     """
     W_x, W_h, _ = params
     dW_x, dW_h, db = dparams
-    _, df = ACTIVATIONS[activation]
+    _, df = _FUNCTIONS[activation]
     for gradient in (dW_x, dW_h, db) if dx is None else (dW_x, dW_h, db, dx):
         gradient[...] = 0
     at_every_step = dh.ndim == 3

@@ -18,7 +18,7 @@ import numpy as np
 from fastbptt import reference
 
 DTYPES = ("float32", "float64")
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
+ACTIVATIONS = reference.ACTIVATIONS
 # None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
 LENGTHS = ("none", "random", "full", "zero", "some zero")
 INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")

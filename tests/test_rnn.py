@@ -249,7 +249,9 @@ def test_lengths(function, lengths, error, words):
 
 
 @functions(LAYER)
-@pytest.mark.parametrize("activation", ["sigmoid", "Tanh", None, np.tanh, ["tanh"]])
+@pytest.mark.parametrize(
+    "activation", ["sigmoid", "Tanh", None, np.tanh, ["tanh"], np.array(["tanh"])]
+)
 def test_activation(function, activation):
     given = {**arguments(function), "activation": activation}
     words = f"activation is {activation!r}", "'tanh', 'relu', 'identity'"
