@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt._extras import MissingExtraError
+from fastbptt import MissingExtraError
 
 pytest.importorskip("sklearn")
 from sklearn.exceptions import NotFittedError

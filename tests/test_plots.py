@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastbptt import plots
-from fastbptt._extras import MissingExtraError
+from fastbptt import MissingExtraError, plots
 from fastbptt.diagnostics import GradientFlow
 
 matplotlib = pytest.importorskip("matplotlib")
