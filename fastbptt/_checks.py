@@ -3,6 +3,8 @@
 The common case costs a comparison or two.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Iterable

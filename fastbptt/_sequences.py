@@ -1,5 +1,7 @@
 """Data sets: sequences of equal or unequal length, as users have them, and minibatches of them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

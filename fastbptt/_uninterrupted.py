@@ -7,6 +7,8 @@ own while the caller waits.  An interrupt ends the waiting; the work continues, 
 finds it done.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import os

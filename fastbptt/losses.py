@@ -4,6 +4,8 @@ Elements are computed in the predictions' dtype, their sums in float64.  NaN and
 predictions reach the value without a warning.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

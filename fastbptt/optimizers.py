@@ -5,6 +5,8 @@ each name, so that a step allocates nothing.  It writes each parameter last and 
 an interrupt finds every array either before its step or after it.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Mapping

@@ -3,6 +3,8 @@
 A backend is a module that exports the functions of :mod:`fastbptt.reference`.
 """
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
