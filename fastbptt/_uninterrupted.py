@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
-_at_work = set()  # these threads
+_at_work: set[threading.Thread] = set()  # these threads
 _cut_short = False  # this process was forked in the middle of such work, which no one can finish
 
 
@@ -29,12 +29,12 @@ def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
     """`function` of hashable arguments, with each result computed once and without interruption."""
     results: dict[tuple[Any, ...], Result] = {}
 
-    def compute(args):
+    def compute(args: tuple[Any, ...]) -> None:
         if args not in results:
             results[args] = function(*args)
 
     @functools.wraps(function)
-    def result(*args):
+    def result(*args: Any) -> Result:
         if args not in results:
             _aside(compute, args)
         return results[args]
@@ -68,9 +68,9 @@ def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -
             "this process was forked while another thread imported or compiled fastbptt's kernels, "
             "and can do neither: call fastbptt.warmup() before, or start processes with 'spawn'"
         )
-    errors = []
+    errors: list[BaseException] = []
 
-    def work():
+    def work() -> None:
         with _one_at_a_time:
             me = threading.current_thread()
             _at_work.add(me)
@@ -92,7 +92,7 @@ def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -
         raise errors[0]
 
 
-def _in_child():
+def _in_child() -> None:
     global _one_at_a_time, _cut_short
     _cut_short = _cut_short or bool(_at_work)
     _at_work.clear()

@@ -351,7 +351,16 @@ def _backend(name: str) -> Any:
     return _loaded.setdefault(name, import_whole(BACKENDS[name]))
 
 
-def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
+def _check_gradients(
+    out: Any,
+    dtype: np.dtype,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    need_dx: bool,
+    inputs: tuple[Any, ...],
+) -> tuple[Params, np.ndarray | None, np.ndarray]:
     try:
         (dW_x, dW_h, db), dx, dh0 = out
     except (TypeError, ValueError):
