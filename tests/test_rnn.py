@@ -7,12 +7,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import Gradients, Params, kernels, reference, rnn, testing
+from fastbptt import Gradients, Params, kernels, losses, reference, rnn, testing
 
 T, B, I, H, O = 4, 3, 2, 5, 6
 BACKENDS = pytest.mark.parametrize("backend", list(rnn.BACKENDS))
@@ -700,3 +701,9 @@ def test_docstring_examples(module):
     got = doctest.testmod(module)
     assert got.attempted
     assert not got.failed
+
+
+def test_types_name_every_word():
+    assert typing.get_args(rnn.Activation) == reference.ACTIVATIONS
+    assert typing.get_args(rnn.Backend) == tuple(rnn.BACKENDS)
+    assert typing.get_args(losses.LossName) == tuple(losses.LOSSES)
