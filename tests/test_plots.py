@@ -1,4 +1,4 @@
-"""What the plots show, and that it is told apart without colour."""
+"""What the plots show, and that their lines can be told apart without colour."""
 
 import sys
 from types import SimpleNamespace
