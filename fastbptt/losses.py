@@ -40,7 +40,7 @@ def mse(
     target : ndarray, (..., O)
         Of any real dtype.
     mask : ndarray of bool, (...), optional
-        The rows that count, all by default; what the others hold does not matter.
+        The rows that count, all by default; what the others hold changes no bit.
 
     Returns
     -------

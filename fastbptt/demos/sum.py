@@ -134,7 +134,7 @@ def run(*, seed: int = 0) -> Result:
 def gradients_by_step(params: Params, x: np.ndarray, h: np.ndarray, dh: np.ndarray) -> np.ndarray:
     """What each step adds to the gradients of w_x and w_h, (2, T), with f' taken as 1.
 
-    Goes back one step at a time: a step's gradient of the state before it is `dh` of that step.
+    One step at a time: the gradient at the state before a step is the `dh` of the step before it.
     """
     steps = np.empty((2, len(x)))
     for t in reversed(range(len(x))):
