@@ -1,6 +1,6 @@
 """How fast fastbptt is: the asv suite in `suite`, and tools that build on it.
 
-`python -m benchmarks.report` draws one run beside other libraries, `python -m benchmarks.roofline`
-says where the time goes, and `python -m benchmarks.offline` makes what `asv publish` wrote work
+`python -m benchmarks.report` compares one run with other libraries, `python -m benchmarks.roofline`
+shows where the time goes, and `python -m benchmarks.offline` makes the pages of `asv publish` work
 without internet.
 """

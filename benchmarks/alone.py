@@ -2,8 +2,8 @@
 
     python -m benchmarks.alone [--dtype float64] fastbptt epoch "10 32 3 16" "1000 1 8 64"
 
-A line of seconds for each case: the least of some turns, of one forward and backward at a shape
-T B I H, or of an epoch of training.
+Prints the seconds for each case on a line, the least of several turns: for one forward and backward
+at a shape T B I H, or for an epoch of training.
 """
 
 import argparse

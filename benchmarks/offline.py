@@ -2,7 +2,7 @@
 
     asv publish && python -m benchmarks.offline && asv preview
 
-asv's page loads jQuery, Flot, Bootstrap and others from public hosts.  This puts copies of them,
+asv's page loads jQuery, Flot, Bootstrap and others from public hosts.  This puts copies of them
 from the npm registry, with their licences, beside the page, and makes it load those.  Packages are
 kept under .asv/npm, so that only the first run needs the registry.
 """
@@ -21,12 +21,12 @@ REGISTRY = "https://registry.npmjs.org"
 
 
 class Package(NamedTuple):
-    """Of an npm package: what the registry says its tarball's SHA-512 is, and what is wanted."""
+    """An npm package: its tarball's SHA-512, as the registry gives it, and the files wanted."""
 
     name: str
     version: str
     sha512: str
-    scripts: dict[str, str]  # what asv's page loads, the last part of its address: file in here
+    scripts: dict[str, str]  # last part of the address that asv's page loads: file in here
     others: tuple[str, ...]  # licence, and files that those refer to
 
 
@@ -89,17 +89,17 @@ PACKAGES = (
     ),
 )
 
-# What a browser fetches to show a page: scripts, styles, images.  Not the links one may click.
+# What a browser fetches to show a page: scripts, styles, images; not links to click.
 FETCHED = re.compile(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]*)"[^>]*>')
 
 
 def localise(page):
-    """The page with local addresses for those that FETCHED finds.
+    """The page with local addresses in place of those that FETCHED finds.
 
     Raises
     ------
     ValueError
-        Where the page loads something else from elsewhere: an asv that this was not written for.
+        If the page loads anything else from elsewhere, as that of another asv may.
     """
     places = {
         loaded: f"npm/{package.name}/{file}"

@@ -1,12 +1,12 @@
-"""One forward and one backward beside what else one could use: a page, a picture, and a table.
+"""One forward and one backward, compared with other libraries: a page, a picture and a table.
 
     python -m benchmarks.report [--dtype float64] [--rounds 3] [--output .asv/report]
 
 Writes OUTPUT.html, one file that loads nothing else, and OUTPUT.png, and prints the README's
-table, all from one run of some minutes on the machine at hand; needs matplotlib.  Rivals that are
-not installed are left out.  Each library runs in processes of its own, in turn, since idle threads
-of one (OpenBLAS's spin for 0.1 s after a product) would slow down the next; of several rounds the
-least time counts.  Threads are what each library takes by itself, all the cores that it sees.
+table, all from one run of some minutes on this machine; needs matplotlib.  Libraries that are not
+installed are left out.  Each runs in processes of its own, in turn, since idle threads of one
+(OpenBLAS's spin for 0.1 s after a product) would slow down the next; the least time of several
+rounds counts.  Each library uses its default number of threads, all the cores that it sees.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import fastbptt
 from .suite import epoch, peak
 from .suite.common import SHAPES, operations, sizes, take_turns
 
-# Around one shape: what it costs to have more steps, sequences or units.
+# Around one shape: the cost of more steps, sequences or units.
 SWEEPS = {
     "T": [f"{T} 32 32 64" for T in (3, 10, 30, 100, 300, 1000)],
     "B": [f"50 {B} 32 64" for B in (1, 4, 16, 64, 256, 1024)],
@@ -39,13 +39,13 @@ SWEEPS = {
 }
 AXES = {"T": "time steps T", "B": "sequences B", "H": "hidden units H"}
 NAMES = {"fastbptt": "fastbptt", "numpy": "NumPy", "torch": "PyTorch", "jax": "JAX"}
-# Okabe and Ito's colours, told apart by colour-blind readers; markers for those without any.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers for black and white.
 COLOURS = {"fastbptt": "#0072B2", "numpy": "#A6A6A6", "torch": "#E69F00", "jax": "#009E73"}
 MARKERS = {"fastbptt": "o", "numpy": "s", "torch": "^", "jax": "D"}
 
 
 class Run(NamedTuple):
-    """What was measured: seconds by library and case, operations a second of the machine."""
+    """What was measured: seconds by library and case, operations per second of the machine."""
 
     dtype: str
     peak: float
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 
 
 def measure(dtype, rounds):
-    """Run every library that is installed, in turn, so many times."""
+    """Run every library that is installed, in turn, for a number of rounds."""
     burn, count = peak.burner(dtype)
     libraries = [name for name in NAMES if importlib.util.find_spec(name)]
     shapes = [*SHAPES, *(shape for sweep in SWEEPS.values() for shape in sweep)]
@@ -129,7 +129,7 @@ def readable(seconds):
 
 
 def quiet(ax, sides=("top", "right", "left")):
-    """No lines but the axes that one reads from."""
+    """Remove all lines but the axes that are read."""
     ax.spines[list(sides)].set_visible(False)
     ax.tick_params(length=0)
 
@@ -152,7 +152,7 @@ def draw_bars(ax, run, case):
 
 
 def draw_times(figure, run):
-    """A panel for each shape."""
+    """One panel for each shape."""
     for shape, ax in zip(SHAPES, figure.subplots(3, 4).flat, strict=True):
         draw_bars(ax, run, shape)
         title = "  ".join(f"{n} {size}" for n, size in zip("TBIH", shape.split(), strict=True))

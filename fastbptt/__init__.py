@@ -1,5 +1,9 @@
 """Training vanilla recurrent networks on a CPU, fast, from pure Python."""
 
+import importlib
+from typing import TYPE_CHECKING
+
+from fastbptt._extras import MissingExtraError
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
@@ -23,6 +27,7 @@ __all__ = [
     "Checkpoints",
     "Gradients",
     "History",
+    "MissingExtraError",
     "Params",
     "RMSprop",
     "backward",
@@ -39,3 +44,25 @@ __all__ = [
     "warmup",
 ]
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastbptt import datasets as datasets
+    from fastbptt import diagnostics as diagnostics
+    from fastbptt import estimators as estimators
+    from fastbptt import losses as losses
+    from fastbptt import optimizers as optimizers
+    from fastbptt import plots as plots
+    from fastbptt import testing as testing
+else:
+    # Imported at first use: some need an extra.
+    _MODULES = (
+        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing",
+    )  # fmt: skip
+
+    def __getattr__(name):
+        if name in _MODULES:
+            return importlib.import_module(f"fastbptt.{name}")
+        raise AttributeError(f"module 'fastbptt' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted([*__all__, *_MODULES, "__version__"])

@@ -1,11 +1,15 @@
-"""Checks of what users hand over: clear errors, before anything is written.
+"""Checks of what users pass: clear errors, before anything is written.
 
 The common case costs a comparison or two.
 """
 
+from __future__ import annotations
+
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +18,7 @@ from fastbptt.reference import ACTIVATIONS
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
-def integer(name, value, least=1):
+def integer(name: str, value: Any, least: int = 1) -> int:
     """An integer of at least `least`."""
     try:
         found = operator.index(value)
@@ -25,15 +29,15 @@ def integer(name, value, least=1):
     return found
 
 
-def real(name, value):
+def real(name: str, value: Any) -> float:
     """A number, as a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}, expected a number")
     return float(value)
 
 
-def number(name, value, zero=True, below=math.inf):
-    """A number of at least 0, or above 0 without `zero`, as a float."""
+def number(name: str, value: Any, zero: bool = True, below: float = math.inf) -> float:
+    """A number of at least 0, or above 0 if `zero` is false, as a float."""
     value = real(name, value)
     if not 0 <= value < below or (value == 0 and not zero):
         least = "at least 0" if zero else "above 0"
@@ -41,14 +45,14 @@ def number(name, value, zero=True, below=math.inf):
     return value
 
 
-def one_of(name, value, known):
-    """One of some words."""
+def one_of(name: str, value: Any, known: Iterable[str]) -> Any:
+    """One of the words in `known`."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, known))}")
     return value
 
 
-def float_dtype(name, dtype):
+def float_dtype(name: str, dtype: Any) -> np.dtype:
     """float32 or float64, as a numpy.dtype."""
     try:
         found = np.dtype(dtype)
@@ -59,7 +63,7 @@ def float_dtype(name, dtype):
     return found
 
 
-def layer(params, x, activation):
+def layer(params: Any, x: Any, activation: Any) -> tuple[int, int, int, int, np.dtype]:
     """A layer's weights, inputs and activation; return T, B, I, H and the dtype."""
     try:
         W_x, W_h, b = params
@@ -67,15 +71,16 @@ def layer(params, x, activation):
         shapes = (W_x.shape, W_h.shape, b.shape) == ((I, H), (H, H), (H,))
         plain = type(x) is type(W_x) is type(W_h) is type(b) is np.ndarray
         floats = W_x.dtype is W_h.dtype is b.dtype is dtype in FLOATS
-        if plain and shapes and floats and I and H and activation in ACTIVATIONS:
+        word = type(activation) is str and activation in ACTIVATIONS
+        if plain and shapes and floats and I and H and word:
             return T, B, I, H, dtype
     except (TypeError, ValueError, AttributeError):
         pass
     return _layer_in_detail(params, x, activation)
 
 
-def _layer_in_detail(params, x, activation):
-    """The same for what is not plain, with an error that says where it does not fit."""
+def _layer_in_detail(params: Any, x: Any, activation: Any) -> tuple[int, int, int, int, np.dtype]:
+    """The same for what is not plain, with an error that says what is wrong."""
     try:
         W_x, W_h, b = params
     except (TypeError, ValueError):
@@ -102,7 +107,7 @@ def _layer_in_detail(params, x, activation):
     return T, B, I, H, dtype
 
 
-def readout(W_y, h):
+def readout(W_y: Any, h: Any) -> tuple[int, int, np.dtype]:
     """A readout's weights and the states it reads; return H, O and the dtype."""
     array_type("h", h)
     if h.dtype not in FLOATS:
@@ -117,15 +122,17 @@ def readout(W_y, h):
     return H, O, h.dtype
 
 
-def array_type(name, a):
+def array_type(name: str, a: Any) -> None:
     """A numpy.ndarray, or one mapped from a file."""
-    # A subclass may mean more than its numbers (a mask, a matrix product); a memmap does not.
+    # Other subclasses may mean more than their numbers: a mask, another product.
     if type(a) is not np.ndarray and not isinstance(a, np.memmap):
         raise TypeError(f"{name} is a {type(a).__name__}, expected a numpy.ndarray")
 
 
-def array(name, a, dtype, shape, meaning, other="x"):
-    """An array of this dtype, as another argument has, and shape, which means `meaning`."""
+def array(
+    name: str, a: Any, dtype: np.dtype, shape: tuple[int, ...], meaning: str, other: str = "x"
+) -> None:
+    """An array of the dtype that `other` has, and of this shape, explained by `meaning`."""
     if type(a) is not np.ndarray:
         array_type(name, a)
     if a.shape != shape:
@@ -134,7 +141,7 @@ def array(name, a, dtype, shape, meaning, other="x"):
         raise TypeError(f"{name} has dtype {a.dtype}, expected {dtype} as {other} has")
 
 
-def lengths(lengths, T, B):
+def lengths(lengths: Any, T: int, B: int) -> np.ndarray:
     """Lengths of B sequences of T steps, as int64."""
     if isinstance(lengths, np.ma.MaskedArray):
         raise TypeError("lengths is a MaskedArray, expected an array or a list without a mask")
@@ -154,8 +161,8 @@ def lengths(lengths, T, B):
     return found.astype(np.int64)
 
 
-def dh(dh, dtype, T, B, H):
-    """A loss's gradient at the states; return whether it is of the last ones alone."""
+def dh(dh: Any, dtype: np.dtype, T: int, B: int, H: int) -> bool:
+    """A loss's gradient at the states; return whether it is at the last ones alone."""
     last_only = isinstance(dh, np.ndarray) and dh.shape == (B, H)
     if last_only:
         array("dh", dh, dtype, (B, H), "(B, H)")
@@ -165,7 +172,9 @@ def dh(dh, dtype, T, B, H):
     return last_only
 
 
-def output(name, a, dtype, shape, meaning, others):
+def output(
+    name: str, a: Any, dtype: np.dtype, shape: tuple[int, ...], meaning: str, others: Iterable[Any]
+) -> None:
     """An array to write to, which shares no memory with others."""
     array(name, a, dtype, shape, meaning)
     if not a.flags.c_contiguous or not a.flags.aligned:

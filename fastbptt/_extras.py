@@ -1,23 +1,24 @@
 """Optional dependencies: imported when used, with an error that says what to install."""
 
 import importlib
+from typing import Any
 
 
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message says how to install it."""
 
 
-def import_extra(module, extra, purpose):
+def import_extra(module: str, extra: str, purpose: str) -> Any:
     """Import a module that one of the package's extras installs.
 
     Parameters
     ----------
     module : str
-        Such as ``"matplotlib.pyplot"``.
+        For example ``"matplotlib.pyplot"``.
     extra : str
         The extra that installs it.
     purpose : str
-        What needs it, for the message.
+        What needs the module; the message says so.
 
     Returns
     -------

@@ -1,9 +1,15 @@
-"""Data sets: sequences of one length or of many, as users have them, and minibatches of them."""
+"""Data sets: sequences of equal or unequal length, as users have them, and minibatches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastbptt import _checks
-from fastbptt.losses import takes_classes
+from fastbptt.losses import Loss, takes_classes
 
 
 class Sequences:
@@ -16,43 +22,51 @@ class Sequences:
     starts, lengths : ndarray of int64, (N,)
         First step and number of steps of each sequence.
     padded : int, optional
-        T of the array that they come from; None for a list.
+        T of the array that they come from; None if they come from a list.
 
     Notes
     -----
-    ``sequences[index]`` is a minibatch, time-major: (T, B, ...), T the longest one's length.
-    Past a sequence's length it holds whatever comes next.
+    ``sequences[index]`` is a minibatch, time-major: (T, B, ...), where T is the largest length.
+    Past a sequence's length it holds whatever comes next in `steps`.
     """
 
-    def __init__(self, steps, starts, lengths, padded=None):
+    def __init__(
+        self,
+        steps: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        padded: int | None = None,
+    ) -> None:
         self.steps, self.starts, self.lengths, self.padded = steps, starts, lengths, padded
         self._alike = len(lengths) == 0 or bool((lengths == lengths[0]).all())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
         T = (self.lengths if self._alike else self.lengths[index]).max(initial=0)
         at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
         return self.steps.take(at, axis=0, mode="clip")
 
-    def lengths_of(self, index):
-        """Lengths of some sequences, (B,), or None where all are equal."""
+    def lengths_of(self, index: np.ndarray) -> np.ndarray | None:
+        """Lengths of some sequences, (B,), or None if all are equal."""
         if self._alike:
             return None
         lengths = self.lengths[index]
         return None if (lengths == lengths[0]).all() else lengths
 
 
-def inputs(x, lengths, size, dtype):
+def inputs(
+    x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike
+) -> Sequences:
     """Sequences of a model's inputs.
 
     Parameters
     ----------
     x : array_like
-        (N, T, I), (N, T) where I is 1, or a list of (T_i, I) or (T_i,) arrays.
+        (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.
     lengths : array_like of int, (N,), or None
-        With an array: the steps of each sequence that count.
+        For an array x: the steps of each sequence that count.
     size : int
         I.
     dtype : numpy.dtype
@@ -81,15 +95,17 @@ def inputs(x, lengths, size, dtype):
     return _from_padded(x, lengths, dtype)
 
 
-def targets(y, x, output, size, loss, dtype):
+def targets(
+    y: Any, x: Sequences, output: str, size: int, loss: Loss, dtype: DTypeLike
+) -> np.ndarray | Sequences:
     """What a model's outputs are compared with.
 
     Parameters
     ----------
     y : array_like
-        For output "last" (N, O), or (N,) where O is 1; for "all" (N, T, O), (N, T) where O is 1,
-        or a list of (T_i, O) or (T_i,) arrays.  For a loss that takes classes, integers without
-        the axis O will do.
+        For output "last" (N, O), or (N,) if O is 1.  For "all" (N, T, O), (N, T) if O is 1, or a
+        list of (T_i, O) or (T_i,) arrays.  For a loss that takes classes, also integers without
+        the axis O.
     x : Sequences
         The inputs.
     output : {"last", "all"}
@@ -101,8 +117,8 @@ def targets(y, x, output, size, loss, dtype):
     Returns
     -------
     ndarray or Sequences
-        Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O), without O for
-        classes.
+        Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O); classes have no axis
+        O.
     """
     N, of_steps, or_classes = len(x), output == "all", takes_classes(loss)
     if of_steps and isinstance(y, (list, tuple)):
@@ -146,20 +162,22 @@ def targets(y, x, output, size, loss, dtype):
     return _from_padded(y, x.lengths, dtype)
 
 
-def _check_int64(classes, size):
-    """Check that int64 holds classes, before it makes others of them."""
+def _check_int64(classes: np.ndarray, size: int) -> None:
+    """Check that classes fit into int64, since a conversion would turn them into others."""
     if classes.dtype.kind == "u" and classes.max(initial=0) > np.iinfo(np.int64).max:
         raise ValueError(f"y has class {classes.max()}, expected 0 to {size - 1}: O is {size}")
 
 
-def _from_padded(a, lengths, dtype):
+def _from_padded(a: np.ndarray, lengths: np.ndarray, dtype: DTypeLike) -> Sequences:
     a = np.ascontiguousarray(a, dtype)
     N, T = a.shape[:2]
     return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths, T)
 
 
-def _from_list(name, arrays, shape, dtype):
-    """Sequences from a list of (T_i, *shape), or of (T_i,) where shape is (1,)."""
+def _from_list(
+    name: str, arrays: Sequence[ArrayLike], shape: tuple[int, ...], dtype: DTypeLike
+) -> Sequences:
+    """Sequences from a list of (T_i, *shape), or of (T_i,) if shape is (1,)."""
     arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(arrays)]
     for i, a in enumerate(arrays):
         if a.ndim == 1 and shape == (1,):
@@ -172,7 +190,7 @@ def _from_list(name, arrays, shape, dtype):
     return Sequences(steps, np.cumsum(lengths) - lengths, lengths)
 
 
-def real(name, a):
+def real(name: str, a: Any) -> np.ndarray:
     """An array of real numbers."""
     if isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name} is a MaskedArray, expected an array or a list without a mask")
@@ -185,9 +203,9 @@ def real(name, a):
     return found
 
 
-def _alternatives(full, short, size):
+def _alternatives(full: str, short: str, size: int) -> str:
     return f"{full} or {short}" if size == 1 else full
 
 
-def _some(lengths):
+def _some(lengths: np.ndarray) -> str:
     return f"{lengths[:5].tolist()}{' …' if len(lengths) > 5 else ''}"

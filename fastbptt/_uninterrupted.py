@@ -1,33 +1,40 @@
 """Work that must not be cut short, and is done once: imports and compilations.
 
-Ctrl-C, and whatever else a signal handler raises, can arrive in the main thread between any two of
-its instructions.  An import that ends there leaves modules half filled for good: Python forgets the
-package but not its parts, and no later import succeeds.  So such work is done in a thread of its
-own while the caller waits.  An interrupt ends the waiting; the work goes on, and the next call
+Ctrl-C, and whatever else a signal handler raises, can arrive in the main thread between any two
+instructions.  An import cut off there leaves half-filled modules behind for good: Python forgets
+the package but not its parts, and no later import succeeds.  So such work runs in a thread of its
+own while the caller waits.  An interrupt ends the waiting; the work continues, and the next call
 finds it done.
 """
+
+from __future__ import annotations
 
 import functools
 import importlib
 import os
 import sys
 import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
-_at_work = set()  # these threads
-_cut_short = False  # this process was forked in the middle of such work: half of it is all there is
+_at_work: set[threading.Thread] = set()  # these threads
+_cut_short = False  # this process was forked in the middle of such work, which no one can finish
 
 
-def computed_once(function):
-    """`function` of hashable arguments, each result computed once and without interruption."""
-    results = {}
+def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function` of hashable arguments, with each result computed once and without interruption."""
+    results: dict[tuple[Any, ...], Result] = {}
 
-    def compute(args):
+    def compute(args: tuple[Any, ...]) -> None:
         if args not in results:
             results[args] = function(*args)
 
     @functools.wraps(function)
-    def result(*args):
+    def result(*args: Any) -> Result:
         if args not in results:
             _aside(compute, args)
         return results[args]
@@ -36,10 +43,10 @@ def computed_once(function):
 
 
 @computed_once
-def import_whole(name):
-    """Import a module; if that fails, say for lack of memory, forget the parts that it has left.
+def import_whole(name: str) -> ModuleType:
+    """Import a module; if that fails, as for lack of memory, forget the parts left behind.
 
-    The next import would take them for whole, and fail too.
+    The next import would take them for complete, and fail too.
     """
     before = set(sys.modules)
     try:
@@ -51,7 +58,7 @@ def import_whole(name):
         raise
 
 
-def _aside(function, args):
+def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -> None:
     """`function(args)` in a thread of its own while this one waits; its error is raised here."""
     if threading.current_thread() in _at_work:
         function(args)
@@ -61,9 +68,9 @@ def _aside(function, args):
             "this process was forked while another thread imported or compiled fastbptt's kernels, "
             "and can do neither: call fastbptt.warmup() before, or start processes with 'spawn'"
         )
-    errors = []
+    errors: list[BaseException] = []
 
-    def work():
+    def work() -> None:
         with _one_at_a_time:
             me = threading.current_thread()
             _at_work.add(me)
@@ -77,7 +84,7 @@ def _aside(function, args):
     thread = threading.Thread(target=work, name="fastbptt")
     try:
         thread.start()
-    except RuntimeError:  # no thread can be had, as when the interpreter ends
+    except RuntimeError:  # no thread can start, as when the interpreter shuts down
         work()
     else:
         thread.join()
@@ -85,7 +92,7 @@ def _aside(function, args):
         raise errors[0]
 
 
-def _in_child():
+def _in_child() -> None:
     global _one_at_a_time, _cut_short
     _cut_short = _cut_short or bool(_at_work)
     _at_work.clear()

@@ -5,15 +5,17 @@ import importlib
 import os
 import stat
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import fastbptt
 from fastbptt._extras import MissingExtraError
 from fastbptt.rnn import BACKENDS
 
 # Names and what they show; each is a module of fastbptt.demos.
-DEMOS = {
-    "sunspots": "forecast the next month's sunspot number; what runs without a NAME",
+DEMOS: dict[str, str] = {
+    "sunspots": "forecast the next month's sunspot number; runs if no NAME is given",
     "sum": "add up zeros and ones, with every number worked by hand",
     "tomorrow": "forecast a value from three others by two weights, against closed forms",
     "sentiment": "tell favourable sentences from others, word by word",
@@ -22,7 +24,7 @@ DEMOS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Parameters
@@ -33,7 +35,7 @@ def main(argv=None):
     Returns
     -------
     int
-        Exit status: 0, 1 after an error, 130 after Ctrl-C.  Options that do not fit exit with 2.
+        Exit status: 0, 1 after an error, 130 after Ctrl-C.  Invalid options exit with 2.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv == ["demo"] or (argv[:1] == ["demo"] and _is_option(argv[1])):
@@ -46,7 +48,7 @@ def main(argv=None):
         return 130
 
 
-def _demo(name, options):
+def _demo(name: str, options: dict[str, Any]) -> int:
     demo = importlib.import_module(f"fastbptt.demos.{name.replace('-', '_')}")
     try:
         result = demo.run(**options)
@@ -56,12 +58,12 @@ def _demo(name, options):
     return 130 if getattr(result, "interrupted", False) else 0
 
 
-def _is_option(argument):
-    """Whether it is an option of the demo, rather than the name of one or a call for help."""
+def _is_option(argument: str) -> bool:
+    """Whether it is an option of the demo, rather than a demo's name or a request for help."""
     return argument.startswith("-") and argument not in ("-h", "--help")
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastbptt", description="Train vanilla recurrent networks on a CPU, fast."
     )
@@ -71,7 +73,7 @@ def _parser():
         "demo",
         help="networks to watch while they learn",
         description="Train a small network and show what it does.",
-        epilog="fastbptt demo NAME --help tells a demo's options.",
+        epilog="fastbptt demo NAME --help lists a demo's options.",
     )
     names = demo.add_subparsers(title="demos", metavar="NAME", dest="name", required=True)
     parsers = {
@@ -89,7 +91,7 @@ def _parser():
     return parser
 
 
-def _add_sunspots_options(parser):
+def _add_sunspots_options(parser: argparse.ArgumentParser) -> None:
     _add_size(parser, hidden=32, epochs=10)
     _add_seed(parser)
     add = parser.add_argument
@@ -98,7 +100,7 @@ def _add_sunspots_options(parser):
         "--no-compare",
         dest="compare",
         action="store_false",
-        help="leave out the comparison of the two backends",
+        help="skip the comparison of the two backends",
     )
     plot = parser.add_mutually_exclusive_group()
     plot.add_argument(
@@ -113,7 +115,7 @@ def _add_sunspots_options(parser):
     )
 
 
-def _add_size(parser, hidden, epochs):
+def _add_size(parser: argparse.ArgumentParser, hidden: int, epochs: int) -> None:
     add, positive = parser.add_argument, _at_least(1)
     add("--hidden", type=positive, default=hidden, metavar="H", help=f"hidden units ({hidden})")
     add(
@@ -125,14 +127,14 @@ def _add_size(parser, hidden, epochs):
     )
 
 
-def _add_seed(parser):
+def _add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, help="seed of all that is drawn at random (0)"
+        "--seed", type=_at_least(0), default=0, help="seed of everything drawn at random (0)"
     )
 
 
-def _at_least(least):
-    def integer(text):
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
@@ -144,7 +146,7 @@ def _at_least(least):
     return integer
 
 
-def _writable_file(text):
+def _writable_file(text: str) -> Path:
     path = Path(text)
     try:
         mode = path.stat().st_mode

@@ -1,16 +1,20 @@
-"""Data to train on: examples small enough to follow by hand, tasks of random sequences that ask a
-network to remember, and, shipped with the package, sunspot series and a text.
+"""Data to train on: examples small enough to follow by hand, random sequences that a network must
+remember, and, shipped with the package, sunspot series and a text.
 
-Inputs x are what a model takes: an array (N, T, I), or a list of (T_i, I) arrays where lengths
-differ.  Targets y are (N, O) where the last step is to give them, (N, T, O) where every step is;
-classes are integers, without the axis O.
+Inputs x are what a model takes: an array (N, T, I), or a list of (T_i, I) arrays if lengths differ.
+Targets y are (N, O) for the last step, (N, T, O) for every step; classes are integers, without the
+axis O.
 """
 
 from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbptt import _checks
+from fastbptt.rnn import FloatDtype, Seed
 
 # Sentences and their labels
 _SENTENCES = {
@@ -19,7 +23,7 @@ _SENTENCES = {
 }
 
 
-def sum_example():
+def sum_example() -> tuple[np.ndarray, np.ndarray]:
     """Three sequences of zeros and ones, each with its sum.
 
     Returns
@@ -31,7 +35,7 @@ def sum_example():
 
     Notes
     -----
-    Source: made up, to be followed by hand.  :func:`zeros_and_ones` draws more of the kind.
+    Source: made up, to be followed by hand.  :func:`zeros_and_ones` draws more like these.
 
     Examples
     --------
@@ -44,15 +48,15 @@ def sum_example():
     return x[..., np.newaxis], np.array([[1], [2], [3]], np.float32)
 
 
-def zeros_and_ones(n, length, *, seed=None):
+def zeros_and_ones(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarray, np.ndarray]:
     """Random sequences of zeros and ones, each with its sum.
 
     Parameters
     ----------
     n : int
-        Sequences, at least 1.
+        Number of sequences, at least 1.
     length : int
-        Steps of each, at least 1.
+        Steps in each, at least 1.
     seed : None, int or numpy.random.Generator
         As for :func:`numpy.random.default_rng`.
 
@@ -66,7 +70,7 @@ def zeros_and_ones(n, length, *, seed=None):
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type or value.
 
     Notes
     -----
@@ -85,8 +89,10 @@ def zeros_and_ones(n, length, *, seed=None):
     return x, x.sum(axis=1)
 
 
-def sentiment_example(name):
-    """Three sentences of one-hot words, each with a label: favourable or not.
+def sentiment_example(
+    name: Literal["mat", "movie"],
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """Three sentences of one-hot words, each labelled favourable or not.
 
     Parameters
     ----------
@@ -101,13 +107,13 @@ def sentiment_example(name):
     y : ndarray of float32, (3, 1)
         The labels.
     words : list of str
-        The vocabulary, in order of first appearance: ``x[i][t, k]`` is 1 where sentence i has
-        ``words[k]`` at t.
+        The vocabulary, in order of first appearance: ``x[i][t, k]`` is 1 if word t of sentence i is
+        ``words[k]``.
 
     Raises
     ------
     ValueError
-        Where there is no example of that name.
+        If there is no example of that name.
 
     Notes
     -----
@@ -136,30 +142,30 @@ def sentiment_example(name):
     return x, np.array([[label] for label in labels.values()], np.float32), words
 
 
-def adding_problem(n, length, *, seed=None):
-    """The adding problem: the sum of the two values that are marked.
+def adding_problem(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarray, np.ndarray]:
+    """The adding problem: add up the two values that are marked.
 
     Parameters
     ----------
     n : int
-        Sequences, at least 1.
+        Number of sequences, at least 1.
     length : int
-        Steps of each, at least 2.
+        Steps in each, at least 2.
     seed : None, int or numpy.random.Generator
         As for :func:`numpy.random.default_rng`.
 
     Returns
     -------
     x : ndarray of float32, (n, length, 2)
-        ``x[..., 0]``: values, uniform in [0, 1).  ``x[..., 1]``: 1 at one step of the first
-        ``length // 2`` and at one of the others, 0 elsewhere.
+        ``x[..., 0]``: values, uniform in [0, 1).  ``x[..., 1]``: 1 at one of the first
+        ``length // 2`` steps and at one of the others, 0 elsewhere.
     y : ndarray of float32, (n, 1)
         The sum of the two marked values.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type or value.
 
     Notes
     -----
@@ -168,7 +174,7 @@ def adding_problem(n, length, *, seed=None):
     recurrent networks of rectified linear units"; with a marker in each half as in Arjovsky, Shah
     and Bengio 2016, "Unitary evolution recurrent neural networks".
 
-    To answer 1 whatever the input gives a mean squared error of 1/6.
+    Always answering 1 gives a mean squared error of 1/6.
 
     Examples
     --------
@@ -187,30 +193,31 @@ def adding_problem(n, length, *, seed=None):
     return x, x.prod(axis=2).sum(axis=1, keepdims=True)
 
 
-def temporal_order(n, length, *, seed=None):
-    """The temporal order problem: which two symbols came, in which order, among many others.
+def temporal_order(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarray, np.ndarray]:
+    """The temporal order problem: tell which two symbols came, and in which order, among others.
 
     Parameters
     ----------
     n : int
-        Sequences, at least 1.
+        Number of sequences, at least 1.
     length : int
-        Steps T of each, at least 5.
+        Steps in each, T, at least 5.
     seed : None, int or numpy.random.Generator
         As for :func:`numpy.random.default_rng`.
 
     Returns
     -------
     x : ndarray of float32, (n, length, 6)
-        One-hot symbols A, B, c, d, e, f.  A or B comes at one step t of [T/10, 2T/10] and at one
-        of [4T/10, 5T/10], t from 0 and both ends included; c to f, which mean nothing, elsewhere.
+        One-hot symbols A, B, c, d, e, f.  A or B comes at one step t in [T/10, 2T/10] and at one in
+        [4T/10, 5T/10], counting t from 0 and including both ends; elsewhere come c to f, which mean
+        nothing.
     y : ndarray of int64, (n,)
         The class: 0 for AA, 1 for AB, 2 for BA, 3 for BB.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type or value.
 
     Notes
     -----
@@ -237,19 +244,21 @@ def temporal_order(n, length, *, seed=None):
     return one_hot(codes, 6), y
 
 
-def copy_memory(n, delay, *, symbols=8, length=10, seed=None):
-    """The copying memory problem: to repeat symbols a long time after they came.
+def copy_memory(
+    n: int, delay: int, *, symbols: int = 8, length: int = 10, seed: Seed = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The copying memory problem: repeat symbols long after they came.
 
     Parameters
     ----------
     n : int
-        Sequences, at least 1.
+        Number of sequences, at least 1.
     delay : int
         Steps from the last symbol to the delimiter, at least 1.
     symbols : int, default 8
-        Different symbols, at least 1.
+        Number of different symbols, at least 1.
     length : int, default 10
-        Symbols of each sequence, at least 1.
+        Number of symbols in a sequence, at least 1.
     seed : None, int or numpy.random.Generator
         As for :func:`numpy.random.default_rng`.
 
@@ -260,21 +269,21 @@ def copy_memory(n, delay, *, symbols=8, length=10, seed=None):
         `length` blanks.  Symbols are 0 to symbols - 1, the blank is `symbols`, the delimiter
         ``symbols + 1``.
     y : ndarray of int64, (n, T)
-        The class of each step, 0 to `symbols`: blanks until the delimiter, included, then the
+        The class of each step, 0 to `symbols`: blanks up to and including the delimiter, then the
         sequence's symbols.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type or value.
 
     Notes
     -----
     Source: Arjovsky, Shah and Bengio 2016, "Unitary evolution recurrent neural networks", after
     Hochreiter and Schmidhuber 1997, "Long short-term memory".
 
-    To answer blanks, and then every symbol with equal probability, gives a cross-entropy of
-    ``length * log(symbols) / T``: the best that can be done without memory.
+    Answering blanks, and then every symbol with equal probability, gives a cross-entropy of
+    ``length * log(symbols) / T``, the best that can be done without memory.
 
     Examples
     --------
@@ -297,7 +306,7 @@ def copy_memory(n, delay, *, symbols=8, length=10, seed=None):
     return one_hot(codes, symbols + 2), y
 
 
-def sunspots_monthly():
+def sunspots_monthly() -> tuple[np.ndarray, np.ndarray]:
     """Monthly mean sunspot numbers, January 1749 to June 2009.
 
     Returns
@@ -322,7 +331,7 @@ def sunspots_monthly():
     return year + (month - 0.5) / 12, sunspots
 
 
-def sunspots_yearly():
+def sunspots_yearly() -> tuple[np.ndarray, np.ndarray]:
     """Yearly mean sunspot numbers, 1700 to 2008.
 
     Returns
@@ -347,8 +356,8 @@ def sunspots_yearly():
     return year + 0.5, sunspots
 
 
-def genesis():
-    """The Book of Genesis in the King James Version, as for a model of characters.
+def genesis() -> str:
+    """The Book of Genesis in the King James Version, for models of characters.
 
     Returns
     -------
@@ -361,7 +370,7 @@ def genesis():
     Source: the Debian package bible-kjv-text 4.38, verse by verse.  In the public domain; its
     copyright file says: "The copyright for the King James Version text of the Bible is expired
     since the translation was done in 1611 under King James the first of Great Britain."  The other
-    terms in that file are those of programs, of which nothing is taken.
+    terms in that file cover programs, none of which is included here.
 
     Examples
     --------
@@ -376,7 +385,7 @@ def genesis():
     return _file("genesis.txt").read_text(encoding="utf-8")
 
 
-def encode(text):
+def encode(text: str) -> tuple[np.ndarray, str]:
     """The characters of a text as integers.
 
     Parameters
@@ -393,7 +402,7 @@ def encode(text):
     Raises
     ------
     TypeError
-        Where `text` is no str.
+        If `text` is not a str.
 
     Examples
     --------
@@ -411,15 +420,15 @@ def encode(text):
     return np.array([code_of[character] for character in text], np.int64), alphabet
 
 
-def one_hot(codes, size, dtype="float32"):
-    """Vectors of zeros with a single 1 each.
+def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.ndarray:
+    """Vectors of zeros with a single 1 in each.
 
     Parameters
     ----------
     codes : array_like of int, (...)
-        Where the 1 stands, 0 to size - 1.
+        Index of the 1, from 0 to size - 1.
     size : int
-        Length of a vector, at least 1.
+        Length of each vector, at least 1.
     dtype : {"float32", "float64"}
 
     Returns
@@ -429,7 +438,7 @@ def one_hot(codes, size, dtype="float32"):
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type or value.
 
     Examples
     --------
@@ -455,11 +464,11 @@ def one_hot(codes, size, dtype="float32"):
     return vectors
 
 
-def _file(name):
+def _file(name: str) -> Traversable:
     return resources.files("fastbptt") / "data" / name
 
 
-def _columns(name):
+def _columns(name: str) -> np.ndarray:
     with _file(name).open(encoding="utf-8") as file:
         table = np.loadtxt(file, delimiter=",", skiprows=1)
     return np.ascontiguousarray(table.T)

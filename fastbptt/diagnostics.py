@@ -1,18 +1,21 @@
 """Looking into a network: where its gradient vanishes or explodes, whether a gradient is right."""
 
 import operator
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbptt import _checks
-from fastbptt.reference import ACTIVATIONS
+from fastbptt.reference import _FUNCTIONS
+from fastbptt.rnn import Activation, Params, Seed
 
 
 class GradientFlow(NamedTuple):
     """What :func:`gradient_flow` returns: norms at the states h_0 … h_T, as decimal logarithms.
 
-    A logarithm tells 1e-400 from 0 and 1e400 from infinity; of a norm that is 0 it is -inf.
+    Logarithms can tell 1e-400 from 0 and 1e400 from infinity; that of a norm of 0 is -inf.
 
     Attributes
     ----------
@@ -20,14 +23,22 @@ class GradientFlow(NamedTuple):
         Of dL/dh_t, the gradient of the loss: its norm over the whole batch (Frobenius).
     log10_jacobian : ndarray, (T + 1, B)
         Of the Jacobian dh_T/dh_t, for each sequence: its largest singular value, the most by which
-        the way back from the last state to h_t can stretch a gradient.
+        a gradient can grow on its way back from the last state to h_t.
     """
 
     log10_gradient: np.ndarray
     log10_jacobian: np.ndarray
 
 
-def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> GradientFlow:
+def gradient_flow(
+    params: Params,
+    x: np.ndarray,
+    h: np.ndarray,
+    dh: np.ndarray,
+    *,
+    lengths: ArrayLike | None = None,
+    activation: Activation = "tanh",
+) -> GradientFlow:
     """How the gradient of a loss travels back through time.
 
     In row vectors,
@@ -36,8 +47,8 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
         \\frac{dL}{dh_t} = g_t = dh_t + (g_{t+1} f'(z_{t+1})) W_h^T \\qquad
         \\frac{dh_T}{dh_t} = \\prod_{k=T}^{t+1} \\mathrm{diag}(f'(z_k)) W_h^T
 
-    Where the norms fall with every step back, the gradient vanishes and the network does not learn
-    what lies long ago; where they rise, it explodes (Bengio, Simard and Frasconi 1994; Pascanu,
+    If the norms fall with every step back, the gradient vanishes and the network does not learn
+    from what lies far back; if they rise, it explodes (Bengio, Simard and Frasconi 1994; Pascanu,
     Mikolov and Bengio 2013).
 
     Parameters
@@ -48,18 +59,18 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
     Returns
     -------
     GradientFlow
-        In float64.  Past a sequence's length its state stays as it is, and so the Jacobian is 1
-        there.  The Jacobian of a sequence with NaN or infinities on the way is NaN.
+        In float64.  Past a sequence's length its state stays as it is, so the Jacobian is 1 there.
+        The Jacobian of a sequence with NaN or infinities on the way is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Notes
     -----
-    It costs O(T B H^3) operations, most of them for singular values, and one (H, H) product at a
-    time in memory: a few sequences are enough.
+    It takes O(T B H^3) operations, most of them for singular values, and memory for one (H, H)
+    matrix: pass a few sequences only.
 
     Examples
     --------
@@ -79,7 +90,7 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
     _checks.dh(dh, dtype, T, B, H)
     lengths = np.full(B, T) if lengths is None else _checks.lengths(lengths, T, B)
     W_h = params[1].astype(np.float64)
-    _, df = ACTIVATIONS[activation]
+    _, df = _FUNCTIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
     for b, length in enumerate(lengths):
         df_h = df(h[1 : length + 1, b].astype(np.float64))
@@ -87,7 +98,7 @@ def gradient_flow(params, x, h, dh, *, lengths=None, activation="tanh") -> Gradi
     return GradientFlow(_log10_gradient(W_h, h, dh, lengths, df), log10_jacobian)
 
 
-def _log10_jacobian(W_h, df_h):
+def _log10_jacobian(W_h: np.ndarray, df_h: np.ndarray) -> np.ndarray:
     """log10 of the 2-norm of dh_T/dh_t for t = 0 … T-1, of one sequence with f' (T, H)."""
     norms = np.empty(len(df_h))
     J, exponent = np.eye(len(W_h)), 0  # dh_T/dh_t = J 2**exponent
@@ -98,7 +109,13 @@ def _log10_jacobian(W_h, df_h):
     return norms
 
 
-def _log10_gradient(W_h, h, dh, lengths, df):
+def _log10_gradient(
+    W_h: np.ndarray,
+    h: np.ndarray,
+    dh: np.ndarray,
+    lengths: np.ndarray,
+    df: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
     """log10 of the norm of dL/dh_t over the batch for t = 0 … T."""
     T, at_every_step = len(h) - 1, dh.ndim == 3
     norms = np.empty(T + 1)
@@ -108,8 +125,8 @@ def _log10_gradient(W_h, h, dh, lengths, df):
     for t in range(T, 0, -1):
         live = t <= lengths
         if at_every_step and dh[t - 1, live].any():
-            # The exponent at which neither summand overflows; what underflows is nothing beside
-            # the other one.
+            # An exponent at which neither summand overflows; if one underflows, it is negligible
+            # beside the other.
             common = max(exponent, 0)
             g, exponent = np.ldexp(g, exponent - common), common
             g[live] += np.ldexp(dh[t - 1, live].astype(np.float64), -common)
@@ -120,24 +137,24 @@ def _log10_gradient(W_h, h, dh, lengths, df):
     return norms
 
 
-def _rescale(a, exponent):
+def _rescale(a: np.ndarray, exponent: int) -> tuple[np.ndarray, int]:
     """The same a 2**exponent with the largest magnitude in a brought to [1/2, 1); 0 as 0 2**0."""
     largest = np.abs(a).max(initial=0)
     _, shift = np.frexp(largest)
     return np.ldexp(a, -shift), exponent + int(shift) if largest else 0
 
 
-def _log10(norm, exponent):
+def _log10(norm: np.floating | float, exponent: int) -> np.floating:
     """log10 of norm 2**exponent."""
     with np.errstate(divide="ignore"):
         return np.log10(norm) + exponent * np.log10(2)
 
 
-def spectral_radius(W_h) -> float:
+def spectral_radius(W_h: np.ndarray) -> float:
     """Largest magnitude of an eigenvalue of the recurrent weights.
 
-    With the activation "identity", gradients vanish in the long run where it is below 1, and
-    explode where it is above (Pascanu, Mikolov and Bengio 2013).
+    With the activation "identity", gradients vanish in the long run if it is below 1, and explode
+    if it is above (Pascanu, Mikolov and Bengio 2013).
 
     Parameters
     ----------
@@ -151,7 +168,7 @@ def spectral_radius(W_h) -> float:
     Raises
     ------
     TypeError, ValueError
-        Where `W_h` is no square matrix of finite numbers.
+        If `W_h` is not a square matrix of finite numbers.
 
     Examples
     --------
@@ -170,10 +187,18 @@ def spectral_radius(W_h) -> float:
     return float(np.abs(np.linalg.eigvals(W_h.astype(np.float64))).max())
 
 
-def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
-    """Compare the gradients of a loss with central differences of it.
+def gradient_check(
+    f: Callable[[], SupportsFloat],
+    parameters: Mapping[str, np.ndarray],
+    gradients: Mapping[str, np.ndarray],
+    *,
+    step: float | None = None,
+    samples: int = 20,
+    seed: Seed = 0,
+) -> dict[str, float]:
+    """Compare the gradients of a loss with its central differences.
 
-    At some entries w of every array
+    At some entries w of every array,
 
     .. math:: d = \\frac{f(w + \\delta) - f(w - \\delta)}{2 \\delta}, \\qquad
               \\delta = \\mathrm{step} \\max(1, |w|)
@@ -181,17 +206,17 @@ def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
     Parameters
     ----------
     f : callable
-        ``f()`` returns the loss for the present values of `parameters`, the same number for the
-        same values: no dropout, no minibatch drawn anew.
+        ``f()`` returns the loss for the present values of `parameters`, always the same for the
+        same values: no dropout, no newly drawn minibatch.
     parameters : mapping of str to ndarray
-        The arrays that `f` reads, float64 for figures that mean much.  They are changed in place
-        and have their bits back in the end, also where `f` raises.
+        The arrays that `f` reads, best in float64.  They are changed in place and get their exact
+        values back in the end, even if `f` raises.
     gradients : mapping of str to ndarray
-        What is to be checked: gradients of the parameters of these names, in their shapes.
+        What is checked: gradients of the parameters of these names, with the same shapes.
     step : float, optional
         The cube root of the dtype's epsilon by default: 6e-6 for float64, 5e-3 for float32.
     samples : int, default 20
-        Entries drawn from each array; all of them where it has no more.
+        Number of entries drawn from each array; all of them if it has no more.
     seed : None, int or numpy.random.Generator
         Draws the entries.
 
@@ -200,18 +225,18 @@ def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
     dict of str to float
         For each of `gradients` the largest \\|gradient - d\\|, divided by the largest of
 
-        - all \\|gradient\\| of the array,
-        - all its \\|d\\|,
-        - 100 eps \\|f\\| / delta: the rounding of f puts about a hundredth of it into every d,
-          which is no error of a gradient that is tiny or zero.
+        - every \\|gradient\\| in the array,
+        - every \\|d\\|,
+        - 100 eps \\|f\\| / delta, since the rounding of f puts about a hundredth of this into every
+          d, which would look like an error of a gradient that is tiny or zero.
 
-        Where the gradient is right and f smooth, at most about 1e-2, in float64 mostly below 1e-6.
-        At a kink, as relu has, d is no derivative.  NaN where f or a gradient is.
+        If the gradient is right and f smooth, this is at most about 1e-2, in float64 mostly below
+        1e-6.  At a kink, like relu's, d is not a derivative.  NaN if f or a gradient is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit; nothing has been changed then.
+        If an argument has the wrong type, dtype, shape or value; nothing is changed then.
 
     Examples
     --------
@@ -243,7 +268,7 @@ def gradient_check(f, parameters, gradients, *, step=None, samples=20, seed=0):
     }
 
 
-def _check_parameter(name, w, gradient, step):
+def _check_parameter(name: str, w: np.ndarray, gradient: np.ndarray, step: float | None) -> None:
     for array, what in ((w, f"parameters[{name!r}]"), (gradient, f"gradients[{name!r}]")):
         _checks.array_type(what, array)
         if array.dtype.kind != "f":
@@ -259,21 +284,34 @@ def _check_parameter(name, w, gradient, step):
         raise ValueError(f"step is {step}, expected at least {w.dtype}'s epsilon, {eps:.1e}")
 
 
-def _relative_error(f, w, gradient, step, rng, samples):
+def _relative_error(
+    f: Callable[[], SupportsFloat],
+    w: np.ndarray,
+    gradient: np.ndarray,
+    step: float | None,
+    rng: np.random.Generator,
+    samples: int,
+) -> float:
     """The error of one array, as :func:`gradient_check` defines it."""
     eps = float(np.finfo(w.dtype).eps)
-    step = eps ** (1 / 3) if step is None else step
+    step = float(eps ** (1 / 3)) if step is None else step
     error, scale = 0.0, float(np.abs(gradient).max(initial=0))
     for n in rng.permutation(w.size)[:samples]:
         index = np.unravel_index(n, w.shape)
         slope, resolution = _central_difference(f, w, index, step, eps)
         error = max(error, abs(float(gradient[index]) - slope))
-        # np.maximum, not max: a NaN of f or of the gradient stays.
+        # np.maximum keeps a NaN of f or of the gradient; max would not.
         scale = float(np.maximum(scale, np.maximum(abs(slope), 100 * resolution)))
     return error / scale if scale else 0.0
 
 
-def _central_difference(f, w, index, step, eps):
+def _central_difference(
+    f: Callable[[], SupportsFloat],
+    w: np.ndarray,
+    index: tuple[np.intp, ...],
+    step: float,
+    eps: float,
+) -> tuple[float, float]:
     """Slope of f along one entry of w, and what the rounding of f contributes to it."""
     value = w[index]
     delta = step * max(1.0, abs(float(value)))

@@ -2,23 +2,35 @@
 
 Elements are computed in the predictions' dtype, their sums in float64.  NaN and infinities in the
 predictions reach the value without a warning.
-
-Attributes say how a loss is to be used: ``reduction`` is "sum" where its value is a sum over rows,
-not a mean, and ``takes_classes`` is true where targets may be integer classes.
 """
+
+from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 
 from fastbptt import _checks
 
+Loss = Callable[[np.ndarray, np.ndarray, np.ndarray | None], tuple[SupportsFloat, np.ndarray]]
+"""A loss function: ``loss(y, target, mask) -> (value, dy)``, as :func:`mse` describes them.
+
+Two attributes, if it has them, say how it is used: ``reduction`` is "sum" if its value is a sum
+over rows, not a mean, and ``takes_classes`` is true if targets may be integer classes.
+"""
+
+LossName = Literal["mse", "ssr", "bce", "cross_entropy"]
+
 REDUCTIONS = "mean", "sum"
 _BOOL = np.dtype(bool)
 
 
-def mse(y, target, mask=None) -> tuple[float, np.ndarray]:
+def mse(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """Mean squared error: the mean of ``(y - target)**2`` over the elements that count.
 
     Parameters
@@ -28,20 +40,20 @@ def mse(y, target, mask=None) -> tuple[float, np.ndarray]:
     target : ndarray, (..., O)
         Of any real dtype.
     mask : ndarray of bool, (...), optional
-        The rows that count; the others change no bit, whatever they hold.  By default all count.
+        The rows that count, all by default; what the others hold changes no bit.
 
     Returns
     -------
     value : float
-        0.0 where no row counts.
+        0.0 if no row counts.
     dy : ndarray, (..., O)
-        Gradient of the value with respect to ``y``, of the same dtype, C-contiguous; 0 in rows that
-        do not count.
+        Gradient of the value with respect to ``y``, of its dtype, C-contiguous; 0 in rows that do
+        not count.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Examples
     --------
@@ -57,10 +69,12 @@ def mse(y, target, mask=None) -> tuple[float, np.ndarray]:
     return total / count, dy
 
 
-def ssr(y, target, mask=None) -> tuple[float, np.ndarray]:
+def ssr(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """Sum of squared residuals: the sum of ``(y - target)**2`` over the elements that count.
 
-    Parameters, returned values and errors are those of :func:`mse`.
+    Parameters, return values and errors are those of :func:`mse`.
 
     Examples
     --------
@@ -76,7 +90,9 @@ def ssr(y, target, mask=None) -> tuple[float, np.ndarray]:
     return total, dy
 
 
-def _residuals(y, target, mask):
+def _residuals(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None
+) -> tuple[float, np.ndarray]:
     """The sum of squared residuals, and the residuals, 0 in rows that do not count."""
     residuals = np.empty(y.shape, y.dtype)
     np.subtract(y, target, out=residuals, casting="same_kind")
@@ -85,7 +101,9 @@ def _residuals(y, target, mask):
     return float(np.add.reduce(np.square(residuals, dtype=np.float64), axis=None)), residuals
 
 
-def bce(y, target, mask=None) -> tuple[float, np.ndarray]:
+def bce(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """Binary cross-entropy of logits.
 
     The mean over the elements that count of ``-target * log(p) - (1 - target) * log(1 - p)``, where
@@ -108,7 +126,7 @@ def bce(y, target, mask=None) -> tuple[float, np.ndarray]:
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Examples
     --------
@@ -133,7 +151,9 @@ def bce(y, target, mask=None) -> tuple[float, np.ndarray]:
         return _mean(loss, dy, mask, count), dy
 
 
-def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
+def cross_entropy(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """Cross-entropy of logits.
 
     The mean over the rows that count of ``-log(p[target])``, or of ``-sum(target * log(p))``, where
@@ -144,8 +164,8 @@ def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
     y : ndarray, (..., O)
         Logits, float32 or float64, with any strides; O is at least 1.
     target : ndarray, (...) or (..., O)
-        Classes, integers from 0 to O - 1, of shape (...); or every class's probability, one-hot or
-        not, as floating-point numbers of shape (..., O) whose rows add up to 1 (within 0.01).
+        Classes, integers from 0 to O - 1, of shape (...); or each class's probability, one-hot
+        or not, as floating-point numbers of shape (..., O) whose rows add up to 1 (within 0.01).
     mask
         As for :func:`mse`.
 
@@ -157,7 +177,7 @@ def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Examples
     --------
@@ -191,7 +211,7 @@ def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
             dy.reshape(-1)[at] -= 1
         else:
             shares = target.reshape(-1, O)
-            weight = np.add.reduce(shares, axis=1, dtype=np.float64)  # 1, about
+            weight = np.add.reduce(shares, axis=1, dtype=np.float64)  # about 1
             z *= shares
             z[shares == 0] = 0  # the limit, for a logit of -inf
             loss *= weight
@@ -203,21 +223,26 @@ def cross_entropy(y, target, mask=None) -> tuple[float, np.ndarray]:
 
 ssr.reduction = "sum"  # pyright: ignore[reportFunctionMemberAccess]
 cross_entropy.takes_classes = True  # pyright: ignore[reportFunctionMemberAccess]
-LOSSES = {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
+LOSSES: dict[str, Callable[..., tuple[float, np.ndarray]]] = {
+    "mse": mse,
+    "ssr": ssr,
+    "bce": bce,
+    "cross_entropy": cross_entropy,
+}
 
 
-def reduction(loss):
+def reduction(loss: Callable[..., Any]) -> str:
     """Whether a loss's value is the "mean" over its rows or the "sum"."""
     return _checks.one_of("loss.reduction", attribute(loss, "reduction", "mean"), REDUCTIONS)
 
 
-def takes_classes(loss):
+def takes_classes(loss: Callable[..., Any]) -> bool:
     """Whether a loss takes integer classes as targets, without the axis O."""
     return bool(attribute(loss, "takes_classes", False))
 
 
-def attribute(loss, name, default):
-    """A loss's attribute, or else that of the function which it wraps or is a partial call of."""
+def attribute(loss: Any, name: str, default: Any) -> Any:
+    """A loss's attribute, or that of the function it wraps or is a partial call of."""
     while not hasattr(loss, name):
         if isinstance(loss, functools.partial):
             loss = loss.func
@@ -228,8 +253,8 @@ def attribute(loss, name, default):
     return getattr(loss, name)
 
 
-def _mean(loss, dy, mask, count):
-    """The mean of `loss` over what counts; makes `dy` that of the mean."""
+def _mean(loss: np.ndarray, dy: np.ndarray, mask: np.ndarray | None, count: int) -> float:
+    """The mean of `loss` over what counts; turns `dy` into the gradient of the mean."""
     if mask is not None:
         left_out = ~mask
         loss[left_out] = dy[left_out] = 0
@@ -240,8 +265,10 @@ def _mean(loss, dy, mask, count):
 # The checks
 
 
-def _check(y, target, mask, of_rows=False):
-    """Check types, dtypes and shapes; return how many rows count, or 1 where none does."""
+def _check(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None, of_rows: bool = False
+) -> int:
+    """Check types, dtypes and shapes; return how many rows count, or 1 if none does."""
     _checks.array_type("y", y)
     if y.dtype not in _checks.FLOATS:
         raise TypeError(f"y has dtype {y.dtype}, expected float32 or float64 in native byte order")
@@ -264,19 +291,19 @@ def _check(y, target, mask, of_rows=False):
     return int(np.count_nonzero(mask)) or 1
 
 
-def _check_range(target, mask, highest, meaning):
+def _check_range(target: np.ndarray, mask: np.ndarray | None, highest: int, meaning: str) -> None:
     """Check that targets of rows that count lie between 0 and `highest`."""
     found = target if mask is None else target[mask]
     if found.size == 0:
         return
     low, high = found.min(), found.max()
-    if not (low >= 0 and high <= highest):  # nor is NaN
+    if not (low >= 0 and high <= highest):  # NaN is refused too
         raise ValueError(
             f"target has values from {low} to {high}, expected 0 to {highest}: {meaning}"
         )
 
 
-def _check_sums(target, mask):
+def _check_sums(target: np.ndarray, mask: np.ndarray | None) -> None:
     """Check that the probabilities of rows that count add up to 1, but for coarse rounding."""
     sums = np.add.reduce(target if mask is None else target[mask], axis=-1)
     if sums.size == 0:

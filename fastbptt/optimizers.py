@@ -1,42 +1,48 @@
 """Optimizers: each changes parameters in place, from their gradients.
 
 Parameters and gradients are mappings of names to arrays.  An optimizer keeps arrays of its own for
-each name, so that a step allocates nothing; the last thing it does with a parameter is to write it,
-all at once: an interrupt finds each array before its step or after it.
+each name, so that a step allocates nothing.  It writes each parameter last and all at once, so that
+an interrupt finds every array either before its step or after it.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from fastbptt import _checks
 
-MOST_STEPS = 2**53  # counts beyond have gaps as float64
+MOST_STEPS = 2**53  # larger counts are not all exact in float64
 
 
 class _Optimizer:
     """What optimizers share: checks, their arrays, the count of steps.
 
-    A subclass has ``settings()`` and ``_update(p, d, *state, *scratch)``, which changes the
-    parameter `p` by its gradient `d`.
+    A subclass has ``settings()``, and ``_update(p, d, *state, *scratch)``, which changes the
+    parameter `p` given its gradient `d`.
     """
 
     _STATE: tuple[str, ...]  # names of the arrays kept from step to step for each parameter
     _SCRATCH = 1  # how many more arrays `_update` needs
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._steps = 0
         self._arrays: dict[str, list[np.ndarray]] = {}  # for each name: state, then scratch
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments at their present values."""
         raise NotImplementedError
 
-    def _update(self, p, d, *arrays):
+    def _update(self, p: np.ndarray, d: np.ndarray, *arrays: np.ndarray) -> None:
         raise NotImplementedError
 
-    def step(self, parameters, gradients):
+    def step(
+        self, parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> None:
         """Change parameters in place by one step.
 
         Parameters
@@ -49,7 +55,7 @@ class _Optimizer:
         Raises
         ------
         TypeError, ValueError
-            Where an argument does not fit; nothing has been written then.
+            If an argument has the wrong type, dtype, shape or value; nothing is written then.
         """
         _check_gradients(parameters, gradients)
         if self._steps == 0 and not self._arrays:
@@ -63,14 +69,14 @@ class _Optimizer:
             for name, p in parameters.items():
                 self._update(p, gradients[name], *self._arrays[name])
 
-    def state(self):
+    def state(self) -> dict[str, np.ndarray]:
         """What the optimizer has gathered so far, as copies.
 
         Returns
         -------
         dict of str to ndarray
-            ``"steps"``, a 0-d int64 array; and the arrays kept for each parameter, named such as
-            ``"m.W_x"``, after the first step.
+            ``"steps"``, a 0-d int64 array; and, after the first step, the arrays kept for each
+            parameter, with names like ``"m.W_x"``.
         """
         state = {"steps": np.array(self._steps, np.int64)}
         for name, arrays in self._arrays.items():
@@ -78,18 +84,18 @@ class _Optimizer:
                 state[f"{kind}.{name}"] = np.array(a)
         return state
 
-    def set_state(self, state):
-        """Take over what :meth:`state` returned; the next step goes on from there, to the bit.
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what :meth:`state` returned; the next step continues from there, to the bit.
 
         Parameters
         ----------
         state : mapping of str to ndarray
-            Copied.  The next step holds the names, shapes and dtypes to those of its parameters.
+            Copied.  The next step checks its names, shapes and dtypes against its parameters.
 
         Raises
         ------
         TypeError, ValueError
-            Where it does not fit; the optimizer is as before then.
+            If it is not a state of such an optimizer, which then stays as it was.
         """
         _check_mapping("state", state)
         parts = (key.partition(".") for key in state)
@@ -110,28 +116,33 @@ class _Optimizer:
             name: self._with_scratch([np.array(state[key]) for key in keys[name]]) for name in names
         }
 
-    def restore(self, settings, state, parameters):
-        """Take over what :meth:`settings` and :meth:`state` returned, to go on with parameters.
+    def restore(
+        self,
+        settings: dict[str, Any],
+        state: Mapping[str, np.ndarray],
+        parameters: Mapping[str, np.ndarray],
+    ) -> None:
+        """Take over what :meth:`settings` and :meth:`state` returned, to continue training.
 
         Parameters
         ----------
         settings : dict
-            Held to the constructor's rules.
+            Checked as the constructor checks its arguments.
         state : mapping of str to ndarray
-            Held to what steps can leave behind; copied.
+            Copied.  Checked to be what steps can leave behind.
         parameters : mapping of str to ndarray
             Those of the next step.
 
         Raises
         ------
         TypeError, ValueError
-            Where anything does not fit; the optimizer is as before then.
+            If an argument has the wrong type, shape or value; the optimizer then stays as it was.
         """
         if not isinstance(settings, dict) or settings.keys() != self.settings().keys():
             raise ValueError(
                 f"the optimizer has the settings {settings}, expected {[*self.settings()]}"
             )
-        # The class whose constructor takes them; a user's subclass may take others.
+        # The class whose constructor takes them; that of a user's subclass may take others.
         kind = next(kind for kind in type(self).__mro__ if "settings" in vars(kind))
         found = kind(**settings)
         found.set_state(state)
@@ -139,18 +150,18 @@ class _Optimizer:
             found._check_state(parameters)
         for name, arrays in found._arrays.items():
             for what, a in zip(self._STATE, arrays, strict=False):
-                # Squares may have left the numbers' range; an infinite m makes infinite weights.
+                # Squares may have overflowed; an infinite m would make weights infinite.
                 if not (np.isfinite(a) if what == "m" else a >= 0).all():
                     raise ValueError(f"state['{what}.{name}'] holds what no step leaves behind")
         for name in settings:
             setattr(self, name, getattr(found, name))
         self._steps, self._arrays = found._steps, found._arrays
 
-    def _with_scratch(self, arrays):
+    def _with_scratch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return arrays + [np.empty_like(arrays[0]) for _ in range(self._SCRATCH)]
 
-    def _check_state(self, parameters):
-        """Check that the arrays kept are of these parameters."""
+    def _check_state(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Check that the arrays kept belong to these parameters."""
         _check_names("parameters", parameters, self._arrays, " as in the steps before")
         for name, p in parameters.items():
             for a in self._arrays[name]:
@@ -164,7 +175,7 @@ class _Optimizer:
 class SGD(_Optimizer):
     """Stochastic gradient descent, with momentum or Nesterov's (Sutskever et al. 2013).
 
-    For each parameter p and its gradient d, m = 0 at first::
+    For each parameter p and its gradient d, with m = 0 at first::
 
         m = momentum m + d
         p = p - lr m                    p = p - lr (d + momentum m) with nesterov
@@ -181,7 +192,7 @@ class SGD(_Optimizer):
     Attributes
     ----------
     lr, momentum, nesterov
-        As given; they may be changed between steps.
+        As given.  You may change them between steps.
 
     Examples
     --------
@@ -195,25 +206,25 @@ class SGD(_Optimizer):
 
     _STATE = ("m",)
 
-    def __init__(self, lr=0.01, momentum=0.0, nesterov=False):
+    def __init__(self, lr: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
         super().__init__()
-        self.lr = _checks.number("lr", lr)
-        self.momentum = _checks.number("momentum", momentum, below=1)
+        self.lr: float = _checks.number("lr", lr)
+        self.momentum: float = _checks.number("momentum", momentum, below=1)
         if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
         if nesterov and momentum == 0:
             raise ValueError(f"momentum is {momentum}, expected above 0 with nesterov=True")
         self.nesterov = nesterov
 
-    def settings(self):
-        """The constructor's arguments at their present values, as a dict."""
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments at their present values."""
         return {
             "lr": float(self.lr),
             "momentum": float(self.momentum),
             "nesterov": bool(self.nesterov),
         }
 
-    def _update(self, p, d, m, s):
+    def _update(self, p: np.ndarray, d: np.ndarray, m: np.ndarray, s: np.ndarray) -> None:
         if self.momentum > 0:
             m *= float(self.momentum)
             m += d
@@ -228,9 +239,9 @@ class SGD(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    """Gradient descent by the gradient over its root mean square (Tieleman and Hinton 2012).
+    """Gradient descent with gradients divided by their root mean square (Tieleman and Hinton 2012).
 
-    For each parameter p and its gradient d, v = 0 at first::
+    For each parameter p and its gradient d, with v = 0 at first::
 
         v = decay v + (1 - decay) d²
         p = p - lr d / (sqrt(v) + eps)
@@ -247,22 +258,22 @@ class RMSprop(_Optimizer):
     Attributes
     ----------
     lr, decay, eps
-        As given; they may be changed between steps.
+        As given.  You may change them between steps.
     """
 
     _STATE = ("v",)
 
-    def __init__(self, lr=0.001, decay=0.99, eps=1e-8):
+    def __init__(self, lr: float = 0.001, decay: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__()
-        self.lr = _checks.number("lr", lr)
-        self.decay = _checks.number("decay", decay, below=1)
-        self.eps = _checks.number("eps", eps, zero=False)
+        self.lr: float = _checks.number("lr", lr)
+        self.decay: float = _checks.number("decay", decay, below=1)
+        self.eps: float = _checks.number("eps", eps, zero=False)
 
-    def settings(self):
-        """The constructor's arguments at their present values, as a dict."""
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments at their present values."""
         return {"lr": float(self.lr), "decay": float(self.decay), "eps": float(self.eps)}
 
-    def _update(self, p, d, v, s):
+    def _update(self, p: np.ndarray, d: np.ndarray, v: np.ndarray, s: np.ndarray) -> None:
         _average(v, np.square(d, out=s), float(self.decay), s)
         np.sqrt(v, out=s)
         s += float(self.eps)
@@ -274,7 +285,7 @@ class RMSprop(_Optimizer):
 class Adam(_Optimizer):
     """Adam (Kingma and Ba 2015), with decoupled weight decay: AdamW (Loshchilov and Hutter 2019).
 
-    For each parameter p and its gradient d at step t = 1, 2, …, m = v = 0 at first::
+    For each parameter p and its gradient d at step t = 1, 2, …, with m = v = 0 at first::
 
         m = beta1 m + (1 - beta1) d
         v = beta2 v + (1 - beta2) d²
@@ -294,22 +305,29 @@ class Adam(_Optimizer):
     Attributes
     ----------
     lr, beta1, beta2, eps, weight_decay
-        As given; they may be changed between steps.
+        As given.  You may change them between steps.
     """
 
     _STATE = ("m", "v")
     _SCRATCH = 2
 
-    def __init__(self, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+    def __init__(
+        self,
+        lr: float = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.lr = _checks.number("lr", lr)
-        self.beta1 = _checks.number("beta1", beta1, below=1)
-        self.beta2 = _checks.number("beta2", beta2, below=1)
-        self.eps = _checks.number("eps", eps, zero=False)
-        self.weight_decay = _checks.number("weight_decay", weight_decay)
+        self.lr: float = _checks.number("lr", lr)
+        self.beta1: float = _checks.number("beta1", beta1, below=1)
+        self.beta2: float = _checks.number("beta2", beta2, below=1)
+        self.eps: float = _checks.number("eps", eps, zero=False)
+        self.weight_decay: float = _checks.number("weight_decay", weight_decay)
 
-    def settings(self):
-        """The constructor's arguments at their present values, as a dict."""
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments at their present values."""
         return {
             "lr": float(self.lr),
             "beta1": float(self.beta1),
@@ -318,7 +336,10 @@ class Adam(_Optimizer):
             "weight_decay": float(self.weight_decay),
         }
 
-    def _update(self, p, d, m, v, s, decay):
+    def _update(
+        self, p: np.ndarray, d: np.ndarray, m: np.ndarray, v: np.ndarray, s: np.ndarray,
+        decay: np.ndarray,
+    ) -> None:  # fmt: skip
         lr, beta1, beta2 = float(self.lr), float(self.beta1), float(self.beta2)
         _average(m, d, beta1, s)
         _average(v, np.square(d, out=s), beta2, s)
@@ -333,33 +354,33 @@ class Adam(_Optimizer):
         np.subtract(p, s, out=p)
 
 
-def _average(mean, a, decay, s):
+def _average(mean: np.ndarray, a: np.ndarray, decay: float, s: np.ndarray) -> None:
     """Set `mean` to ``decay * mean + (1 - decay) * a``; `s` is scratch, and may be `a` itself."""
     mean *= decay
     np.multiply(a, 1 - decay, out=s)
     mean += s
 
 
-def clip_by_global_norm(gradients, max_norm):
-    """Scale gradients in place where their norm exceeds a bound (Pascanu et al. 2013).
+def clip_by_global_norm(gradients: Mapping[str, np.ndarray], max_norm: float) -> float:
+    """Scale gradients in place if their norm exceeds a bound (Pascanu et al. 2013).
 
     Parameters
     ----------
     gradients : mapping of str to ndarray
         Float32 or float64.
     max_norm : float
-        Above 0; infinity for the norm alone.
+        Above 0; with infinity the norm is computed and nothing scaled.
 
     Returns
     -------
     norm : float
-        Euclidean norm of all elements together, before the scaling.  Where it is infinite or NaN,
-        the gradients stay as they are.
+        Euclidean norm of all elements together, before the scaling.  If it is infinite or NaN, the
+        gradients stay as they are.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit; nothing has been written then.
+        If an argument has the wrong type, dtype or value; nothing is written then.
 
     Examples
     --------
@@ -379,15 +400,15 @@ def clip_by_global_norm(gradients, max_norm):
         norm = math.hypot(*map(_norm, gradients.values()))
         if max_norm < norm < math.inf:
             factor = max_norm / norm
-            # float32 has no number for a smaller factor; where it has, it is faster.
+            # float32 is faster, but has no numbers for smaller factors.
             dtype = None if factor > 1e-30 else np.float64
             for d in gradients.values():
                 np.multiply(d, factor, out=d, dtype=dtype, casting="same_kind")
     return norm
 
 
-def _norm(a):
-    """The Euclidean norm in float64; where squares leave its range, by way of smaller elements."""
+def _norm(a: np.ndarray) -> float:
+    """The Euclidean norm in float64; scaled first if squares would leave its range."""
     squares = float(np.add.reduce(np.square(a, dtype=np.float64), axis=None))
     if 1e-280 < squares < math.inf:
         return math.sqrt(squares)
@@ -400,19 +421,21 @@ def _norm(a):
 # The checks
 
 
-def _check_mapping(label, arrays):
+def _check_mapping(label: str, arrays: Any) -> None:
     if not isinstance(arrays, Mapping):
         raise TypeError(
             f"{label} is a {type(arrays).__name__}, expected a mapping of names to arrays"
         )
 
 
-def _check_names(label, found, expected, where):
+def _check_names(
+    label: str, found: Mapping[str, Any], expected: Mapping[str, Any], where: str
+) -> None:
     if found.keys() != expected.keys():
         raise ValueError(f"{label} has the names {[*found]}, expected {[*expected]}{where}")
 
 
-def _check_array(label, name, a, written=False):
+def _check_array(label: str, name: str, a: Any, written: bool = False) -> None:
     if type(a) is not np.ndarray:
         _checks.array_type(f"{label}[{name!r}]", a)
     if a.dtype not in _checks.FLOATS:
@@ -421,7 +444,9 @@ def _check_array(label, name, a, written=False):
         raise ValueError(f"{label}[{name!r}] is read-only, expected a writeable array")
 
 
-def _check_gradients(parameters, gradients):
+def _check_gradients(
+    parameters: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+) -> None:
     _check_mapping("parameters", parameters)
     _check_mapping("gradients", gradients)
     _check_names("gradients", gradients, parameters, " as parameters has")

@@ -1,22 +1,32 @@
-"""Pictures of a training, of the gradient's way back through time, and of a forecast.
+"""Plots of training histories, of gradients on their way back through time, and of forecasts.
 
 They need matplotlib: ``pip install "fastbptt[plots]"``.  Each draws into the axes it is given, or
-into those of a new pyplot figure, and returns them.  What is drawn is told apart without colour.
+into those of a new pyplot figure, and returns them.  Lines can be told apart without colour.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbptt._extras import import_extra
+from fastbptt.diagnostics import GradientFlow
+from fastbptt.training import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def plot_history(history, ax=None):
-    """Draw the loss after each epoch, on a logarithmic axis where it is positive throughout.
+def plot_history(history: History, ax: Axes | None = None) -> Axes:
+    """Draw the loss after each epoch, on a logarithmic axis if every loss is positive.
 
     Parameters
     ----------
     history : History
-        What :func:`fastbptt.fit` returned: anything with ``loss`` and ``validation_loss``, lists of
-        a value for each epoch, the second one possibly empty.
+        What :func:`fastbptt.fit` returned, or anything with ``loss`` and ``validation_loss``: lists
+        with a value for each epoch; the second may be empty.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -25,8 +35,8 @@ def plot_history(history, ax=None):
 
     Raises
     ------
-    fastbptt._extras.MissingExtraError
-        Where `ax` is not given and matplotlib is not installed.
+    fastbptt.MissingExtraError
+        If `ax` is not given and matplotlib is not installed.
     """
     ax = _axes(ax)
     marker = "o" if len(history.loss) == 1 else None  # a line takes two points
@@ -39,7 +49,7 @@ def plot_history(history, ax=None):
         )  # fmt: skip
     if all(loss > 0 for loss in (*history.loss, *history.validation_loss)):
         ax.set_yscale("log")
-    ax.update_datalim([(0, 1)], updatey=False)  # from the start: room for ticks at whole epochs
+    ax.update_datalim([(0, 1)], updatey=False)  # begin at 0: room for ticks at whole epochs
     ax.autoscale_view()
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("epoch")
@@ -48,30 +58,30 @@ def plot_history(history, ax=None):
     return ax
 
 
-def plot_gradient_flow(flow, ax=None):
+def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     """Draw the norms of the gradient and of the Jacobian at every state, on a logarithmic axis.
 
-    Lines that fall to the left show a gradient that vanishes on its way back, lines that rise to
-    the left one that explodes.  What is exactly 0 is not drawn.
+    If the lines fall to the left, the gradient vanishes on its way back; if they rise to the left,
+    it explodes.  Norms that are exactly 0 are not drawn.
 
     Parameters
     ----------
     flow : GradientFlow
-        What :func:`fastbptt.diagnostics.gradient_flow` returned, for one sequence at least.
+        What :func:`fastbptt.diagnostics.gradient_flow` returned, for at least one sequence.
     ax : matplotlib.axes.Axes, optional
 
     Returns
     -------
     matplotlib.axes.Axes
-        Its y axis is linear in the logarithm, with powers of ten at the ticks: the norms may lie
-        outside the range of floating-point numbers.
+        The y axis is linear in the logarithm, with powers of ten at the ticks, since the norms may
+        lie outside the range of floating-point numbers.
 
     Raises
     ------
     ValueError
-        Where `flow` is that of an empty batch.
-    fastbptt._extras.MissingExtraError
-        Where `ax` is not given and matplotlib is not installed.
+        If `flow` is that of an empty batch.
+    fastbptt.MissingExtraError
+        If `ax` is not given and matplotlib is not installed.
     """
     log10_gradient, log10_jacobian = flow
     if not log10_jacobian.shape[1]:
@@ -88,27 +98,29 @@ def plot_gradient_flow(flow, ax=None):
         label=r"Jacobian $\|dh_T/dh_t\|$, median of the sequences",
     )  # fmt: skip
     ax.plot(t, log10_gradient, color="black", linewidth=1.2, label=r"gradient $\|dL/dh_t\|$")
-    ax.update_datalim([(0, -1), (0, 1)])  # a power of ten above and below 1, however flat the lines
+    ax.update_datalim([(0, -1), (0, 1)])  # at least a power of ten above and below 1
     ax.autoscale_view()
     ax.locator_params(axis="both", integer=True)
     ax.yaxis.set_major_formatter(lambda exponent, _: f"$10^{{{exponent:g}}}$")
     ax.set_xlabel("time step t")
     ax.set_ylabel("norm")
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], frameon=False)  # what is on top comes first
+    ax.legend(handles[::-1], labels[::-1], frameon=False)  # the line on top comes first
     return ax
 
 
-def plot_forecast(truth, forecast, ax=None, *, x=None):
+def plot_forecast(
+    truth: ArrayLike, forecast: ArrayLike, ax: Axes | None = None, *, x: ArrayLike | None = None
+) -> Axes:
     """Draw a forecast, thin and black, over the truth, wide and light.
 
     Parameters
     ----------
     truth, forecast : array_like, (T,)
-        NaN leaves a gap, as where a forecast begins later than the truth.
+        NaN leaves a gap: a forecast may begin later than the truth.
     ax : matplotlib.axes.Axes, optional
     x : array_like, (T,), optional
-        Where the values stand along the horizontal axis; at 0, 1, 2 … by default.
+        Positions along the horizontal axis; 0, 1, 2, … by default.
 
     Returns
     -------
@@ -117,9 +129,9 @@ def plot_forecast(truth, forecast, ax=None, *, x=None):
     Raises
     ------
     ValueError
-        Where the shapes do not fit.
-    fastbptt._extras.MissingExtraError
-        Where `ax` is not given and matplotlib is not installed.
+        If an array has the wrong shape.
+    fastbptt.MissingExtraError
+        If `ax` is not given and matplotlib is not installed.
     """
     truth = np.asarray(truth)
     if truth.ndim != 1:
@@ -140,7 +152,7 @@ def plot_forecast(truth, forecast, ax=None, *, x=None):
     return ax
 
 
-def _axes(ax):
+def _axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     pyplot = import_extra("matplotlib.pyplot", "plots", "a plot")

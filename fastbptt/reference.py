@@ -2,19 +2,27 @@
 
 Every other backend exports these four functions with these signatures and is held to their
 results.  Arrays come checked and allocated from :mod:`fastbptt.rnn`; a backend only fills them.
+
+Steps count from 1 to T, as in the formulas.  Arrays count from 0: ``h[0]`` is the initial state, so
+that ``h[t]`` is :math:`h_t`, but :math:`x_t` is ``x[t - 1]``, and likewise for ``dh`` and ``dx``.
 """
 
 import numpy as np
 
+Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
+
 # f(z), and f'(z) written in terms of h = f(z)
-ACTIVATIONS = {
+_FUNCTIONS = {
     "tanh": (np.tanh, lambda h: (1 - h) * (1 + h)),
     "relu": (lambda z: np.maximum(z, 0), lambda h: (h > 0).astype(h.dtype)),
     "identity": (lambda z: z, np.ones_like),
 }
+ACTIVATIONS: tuple[str, ...] = tuple(_FUNCTIONS)
 
 
-def forward(params, x, h, lengths, activation):
+def forward(
+    params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str
+) -> None:
     """Fill ``h[1:]`` with the states that follow ``h[0]``.
 
     .. math:: h_t = f(x_t W_x + h_{t-1} W_h + b), \\qquad t = 1 \\dots T
@@ -24,7 +32,7 @@ def forward(params, x, h, lengths, activation):
     params : (W_x, W_h, b)
         Weights of shapes (I, H), (H, H) and (H,).
     x : ndarray, (T, B, I)
-        Inputs, time-major: ``x[t - 1]`` is the formula's :math:`x_t`.
+        Inputs, time-major.
     h : ndarray, (T + 1, B, H)
         ``h[0]`` holds the initial state; the rest is overwritten.
     lengths : ndarray of int, (B,), or None
@@ -34,14 +42,18 @@ def forward(params, x, h, lengths, activation):
         The function f.
     """
     W_x, W_h, b = params
-    f, _ = ACTIVATIONS[activation]
-    for t in range(len(x)):
+    f, _ = _FUNCTIONS[activation]
+    for t in range(1, len(x) + 1):
         live = _live(t, lengths)
-        h[t + 1] = h[t]
-        h[t + 1, live] = f(x[t, live] @ W_x + h[t, live] @ W_h + b)
+        x_t, h_before = x[t - 1, live], h[t - 1, live]
+        h[t] = h[t - 1]
+        h[t, live] = f(x_t @ W_x + h_before @ W_h + b)
 
 
-def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+def backward(
+    params: Weights, x: np.ndarray, h: np.ndarray, dh: np.ndarray, dparams: Weights,
+    dx: np.ndarray | None, dh0: np.ndarray, lengths: np.ndarray | None, activation: str,
+) -> None:  # fmt: skip
     """Fill ``dparams``, ``dx`` and ``dh0`` by backpropagation through time.
 
     From t = T down to 1, with :math:`dz_{T+1} = 0`,
@@ -61,36 +73,36 @@ def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
         The states that :func:`forward` computed.
     dh : ndarray, (T, B, H) or (B, H)
         The loss's own gradient at every state ``h[1:]``, or at the last state ``h[-1]`` alone.
-        At steps past a sequence's length it counts for nothing.
+        At steps past a sequence's length it is ignored.
     dparams : (dW_x, dW_h, db)
         Overwritten; shapes as in ``params``.
     dx : ndarray, (T, B, I), or None
-        Overwritten, with 0 past a sequence's length; None where it is not wanted.
+        Overwritten, with 0 past a sequence's length; None if it is not wanted.
     dh0 : ndarray, (B, H)
         Overwritten.
     """
     W_x, W_h, _ = params
     dW_x, dW_h, db = dparams
-    _, df = ACTIVATIONS[activation]
+    _, df = _FUNCTIONS[activation]
     for gradient in (dW_x, dW_h, db) if dx is None else (dW_x, dW_h, db, dx):
         gradient[...] = 0
     at_every_step = dh.ndim == 3
-    g = dh0  # carries g_t from the last step down to the initial state
-    g[...] = 0 if at_every_step else dh
-    for t in reversed(range(len(x))):
+    carried = dh0  # dz_{t+1} W_h^T at step t, and so dh_0 in the end
+    carried[...] = 0 if at_every_step else dh
+    for t in range(len(x), 0, -1):
         live = _live(t, lengths)
-        if at_every_step:
-            g[live] += dh[t, live]
-        dz = g[live] * df(h[t + 1, live])
-        dW_x += x[t, live].T @ dz
-        dW_h += h[t, live].T @ dz
-        db += dz.sum(axis=0)
-        g[live] = dz @ W_h.T
+        x_t, h_t, h_before = x[t - 1, live], h[t, live], h[t - 1, live]
+        g_t = dh[t - 1, live] + carried[live] if at_every_step else carried[live]
+        dz_t = g_t * df(h_t)
+        dW_x += x_t.T @ dz_t
+        dW_h += h_before.T @ dz_t
+        db += dz_t.sum(axis=0)
         if dx is not None:
-            dx[t, live] = dz @ W_x.T
+            dx[t - 1, live] = dz_t @ W_x.T
+        carried[live] = dz_t @ W_h.T
 
 
-def readout(W_y, b_y, h, y):
+def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> None:
     """Fill ``y`` with what is read out of states: :math:`y = h W_y + b_y`.
 
     Parameters
@@ -105,7 +117,10 @@ def readout(W_y, b_y, h, y):
     y[...] = h @ W_y + b_y
 
 
-def readout_backward(W_y, h, dy, dW_y, db_y, dh):
+def readout_backward(
+    W_y: np.ndarray, h: np.ndarray, dy: np.ndarray,
+    dW_y: np.ndarray, db_y: np.ndarray, dh: np.ndarray | None,
+) -> None:  # fmt: skip
     """Fill the gradients of a readout.
 
     .. math:: dW_y = h^T dy \\qquad db_y = \\sum dy \\qquad dh = dy W_y^T
@@ -119,7 +134,7 @@ def readout_backward(W_y, h, dy, dW_y, db_y, dh):
     dW_y, db_y : ndarray, (H, O), (O,)
         Overwritten.
     dh : ndarray, (N, H), or None
-        Overwritten; None where it is not wanted.
+        Overwritten; None if it is not wanted.
     """
     dW_y[...] = h.T @ dy
     db_y[...] = dy.sum(axis=0)
@@ -127,6 +142,6 @@ def readout_backward(W_y, h, dy, dW_y, db_y, dh):
         dh[...] = dy @ W_y.T
 
 
-def _live(t, lengths):
+def _live(t: int, lengths: np.ndarray | None) -> slice | np.ndarray:
     """Index of the sequences for which step t counts."""
-    return slice(None) if lengths is None else np.flatnonzero(t < lengths)
+    return slice(None) if lengths is None else np.flatnonzero(t <= lengths)

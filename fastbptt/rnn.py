@@ -3,16 +3,24 @@
 A backend is a module that exports the functions of :mod:`fastbptt.reference`.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastbptt import _checks
 from fastbptt._uninterrupted import import_whole
 
+Activation = Literal["tanh", "relu", "identity"]
+Backend = Literal["numba", "numpy"]
+FloatDtype = Literal["float32", "float64"] | type[np.float32 | np.float64] | np.dtype[Any]
+Seed = int | np.random.Generator | None
+
 BACKENDS = {"numba": "fastbptt.kernels", "numpy": "fastbptt.reference"}
 
-# Below so many elements an array of zeros takes no longer than an empty one.
+# An array of zeros with fewer elements than this takes no longer to make than an empty one.
 FEW = 1024
 _loaded: dict[str, Any] = {}
 
@@ -53,7 +61,9 @@ class Gradients(NamedTuple):
     h0: np.ndarray
 
 
-def init_params(input_size, hidden_size, *, dtype="float32", seed=None):
+def init_params(
+    input_size: int, hidden_size: int, *, dtype: FloatDtype = "float32", seed: Seed = None
+) -> Params:
     """Draw the weights of one layer.
 
     ``W_x`` is uniform within ``sqrt(6 / (I + H))`` of zero (Glorot and Bengio 2010), ``W_h`` a
@@ -91,7 +101,14 @@ def init_params(input_size, hidden_size, *, dtype="float32", seed=None):
 
 
 def forward(
-    params, x, h0=None, *, lengths=None, activation="tanh", backend="numba", out=None
+    params: Params,
+    x: np.ndarray,
+    h0: np.ndarray | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    activation: Activation = "tanh",
+    backend: Backend = "numba",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """States of a recurrent layer at every step.
 
@@ -103,7 +120,7 @@ def forward(
         ``W_x`` (I, H), ``W_h`` (H, H), ``b`` (H,), all float32 or all float64.
     x : ndarray, (T, B, I)
         Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
-        ``x.transpose(1, 0, 2)``: where its last axis is contiguous, nothing is copied.
+        ``x.transpose(1, 0, 2)``: if its last axis is contiguous, nothing is copied.
     h0 : ndarray, (B, H), optional
         Initial state; zero by default.
     lengths : array of int, (B,), optional
@@ -114,7 +131,7 @@ def forward(
     backend : {"numba", "numpy"}, default "numba"
         Compiled kernels, or the NumPy reference.
     out : ndarray, (T + 1, B, H), optional
-        Array to fill and return: C-contiguous, of the same dtype, no part of any input.
+        Array to fill and return: C-contiguous, of the same dtype, sharing no memory with an input.
 
     Returns
     -------
@@ -124,11 +141,12 @@ def forward(
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit; nothing has been written then.
+        If an argument has the wrong type, dtype, shape or value; nothing is written then.
 
     Notes
     -----
-    A sequence's states do not depend on what else is in the batch, to the bit, for "numba".
+    With the backend "numba", a sequence's states are the same to the bit whatever else is in the
+    batch.
 
     Examples
     --------
@@ -156,16 +174,16 @@ def forward(
 
 
 def backward(
-    params,
-    x,
-    h,
-    dh,
+    params: Params,
+    x: np.ndarray,
+    h: np.ndarray,
+    dh: np.ndarray,
     *,
-    lengths=None,
-    activation="tanh",
-    need_dx=True,
-    backend="numba",
-    out=None,
+    lengths: ArrayLike | None = None,
+    activation: Activation = "tanh",
+    need_dx: bool = True,
+    backend: Backend = "numba",
+    out: tuple[Params, np.ndarray | None, np.ndarray] | None = None,
 ) -> Gradients:
     """Gradients of a loss with respect to the weights, the inputs and the initial state.
 
@@ -176,24 +194,24 @@ def backward(
     h : ndarray, (T + 1, B, H)
         What :func:`forward` returned.
     dh : ndarray, (T, B, H) or (B, H)
-        The loss's own gradient at every state ``h[1:]``, or, where only the last states enter the
-        loss, at ``h[-1]``.  At steps past a sequence's length it counts for nothing.
+        The loss's own gradient at every state ``h[1:]``, or at ``h[-1]`` if only the last states
+        enter the loss.  At steps past a sequence's length it is ignored.
     need_dx : bool, default True
-        False leaves out the gradient of the inputs and its cost.
+        False saves the cost of the gradient of the inputs.
     out : (Params, dx, dh0), optional
         Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
-        dtype, no part of an input or of each other.
+        dtype, sharing no memory with an input or each other.
 
     Returns
     -------
     Gradients
-        ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` with zeros past a
-        sequence's length (None with ``need_dx=False``), and of the initial state.
+        ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` (zero past a
+        sequence's length; None with ``need_dx=False``), and of the initial state.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit; nothing has been written then.
+        If an argument has the wrong type, dtype, shape or value; nothing is written then.
 
     Examples
     --------
@@ -224,7 +242,9 @@ def backward(
     return Gradients(dparams, dx, dh0)
 
 
-def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
+def readout(
+    W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, *, backend: Backend = "numba"
+) -> np.ndarray:
     """Read outputs out of states: ``y = h @ W_y + b_y``.
 
     Parameters
@@ -232,7 +252,7 @@ def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
     W_y, b_y : ndarray, (H, O), (O,)
         Weights, all float32 or all float64.
     h : ndarray, (..., H)
-        States, of the same dtype: those of every step, ``h[1:]``, or the last ones, ``h[-1]``.
+        States of the same dtype: those of every step, ``h[1:]``, or the last ones, ``h[-1]``.
     backend : {"numba", "numpy"}, default "numba"
 
     Returns
@@ -242,11 +262,11 @@ def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Notes
     -----
-    A row of ``y`` does not depend on the others, to the bit, for "numba".
+    With the backend "numba", a row of ``y`` is the same to the bit whatever the others hold.
 
     Examples
     --------
@@ -261,7 +281,14 @@ def readout(W_y, b_y, h, *, backend="numba") -> np.ndarray:
     return y
 
 
-def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
+def readout_backward(
+    W_y: np.ndarray,
+    h: np.ndarray,
+    dy: np.ndarray,
+    *,
+    need_dh: bool = True,
+    backend: Backend = "numba",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Gradients of a loss with respect to a readout's weights and to the states it reads.
 
     Parameters
@@ -271,7 +298,7 @@ def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
     dy : ndarray, (..., O)
         The loss's gradient at every output.
     need_dh : bool, default True
-        False leaves out the gradient of the states and its cost.
+        False saves the cost of the gradient of the states.
 
     Returns
     -------
@@ -282,7 +309,7 @@ def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Examples
     --------
@@ -303,10 +330,10 @@ def readout_backward(W_y, h, dy, *, need_dh=True, backend="numba"):
     return dW_y, db_y, dh
 
 
-def warmup(dtype="float32"):
+def warmup(dtype: FloatDtype = "float32") -> None:
     """Compile the kernels for `dtype` now, or load them from the cache on disk.
 
-    Without it the first call does so.
+    Otherwise the first call does so.
 
     Parameters
     ----------
@@ -315,7 +342,7 @@ def warmup(dtype="float32"):
     _backend("numba").warmup(_checks.float_dtype("dtype", dtype))
 
 
-def _backend(name):
+def _backend(name: str) -> Any:
     try:
         return _loaded[name]
     except (KeyError, TypeError):
@@ -324,7 +351,16 @@ def _backend(name):
     return _loaded.setdefault(name, import_whole(BACKENDS[name]))
 
 
-def _check_gradients(out, dtype, T, B, I, H, need_dx, inputs):
+def _check_gradients(
+    out: Any,
+    dtype: np.dtype,
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    need_dx: bool,
+    inputs: tuple[Any, ...],
+) -> tuple[Params, np.ndarray | None, np.ndarray]:
     try:
         (dW_x, dW_h, db), dx, dh0 = out
     except (TypeError, ValueError):

@@ -1,28 +1,32 @@
-"""The conformance kit: holds a backend to the reference, on shapes and memory layouts that hurt.
+"""The conformance kit: compares a backend with the reference, on awkward shapes and memory layouts.
 
 A backend is a module with the four functions that :mod:`fastbptt.reference` defines.  It conforms
-where :func:`check_backend` returns; what it gets wrong is an `AssertionError` that names the case.
-Checked are the numbers (:func:`assert_accurate`), that no memory but the outputs is read into them
-or written, how far padding and NaN reach, and that a repeat gives the same bits.
+if :func:`check_backend` returns; otherwise an `AssertionError` names the case.  Checked are the
+numbers (:func:`assert_accurate`), that only outputs are written and nothing outside the inputs
+enters them, how far padding and NaN reach, and that a repeat gives the same bits.
 """
 
 import contextlib
 import itertools
 import math
 import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastbptt import reference
 
-DTYPES = ("float32", "float64")
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
+Shape = tuple[int, int, int, int]  # T, B, I, H
+
+DTYPES: tuple[str, ...] = ("float32", "float64")
+ACTIVATIONS: tuple[str, ...] = reference.ACTIVATIONS
 # None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
-LENGTHS = ("none", "random", "full", "zero", "some zero")
-INPUTS = ("W_x", "W_h", "b", "x", "h", "dh")
-# A readout's inputs, and for each the one whose layout it takes.
+LENGTHS: tuple[str, ...] = ("none", "random", "full", "zero", "some zero")
+INPUTS: tuple[str, ...] = ("W_x", "W_h", "b", "x", "h", "dh")
+# A readout's inputs, each with the layer's input whose layout it takes.
 _READOUT_INPUTS = {"W_y": "W_x", "b_y": "b", "h": "x", "dy": "dh"}
 _PROPER = (
     "C",
@@ -32,17 +36,19 @@ _PROPER = (
     "columns",  # part of a wider array's last axis
     "reversed",  # negative strides
     "read-only",
-    "misaligned",  # one byte off
+    "misaligned",  # by one byte
 )
 _REPEATED = (
     "broadcast",  # zero stride along the batch
     "constant",  # zero strides throughout
 )
-# For each input.  Columns of W_x and W_h that are all alike would give errors that are all alike,
-# whose maximum is no steady figure.
-LAYOUTS = {name: _PROPER + _REPEATED * (name not in ("W_x", "W_h")) for name in INPUTS}
+# For each input.  If all columns of W_x or W_h were alike, all errors would be alike too, and their
+# maximum would vary too much from draw to draw.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    name: _PROPER + _REPEATED * (name not in ("W_x", "W_h")) for name in INPUTS
+}
 
-# One below and one above the edges of vectors, panels and tiles.
+# The edges of vectors, panels and tiles, and one below and above each.
 _COLUMNS = sorted({1, 2} | {e + d for e in (4, 8, 16, 32, 48, 64) for d in (-1, 0, 1)})
 _ROWS = sorted({1, 2, 31, 33, 65} | {e + d for e in (4, 6, 8, 12, 14) for d in (-1, 0, 1)})
 _STEPS = (1, 2, 3, 4, 5, 7, 13)
@@ -55,18 +61,18 @@ _SPECIAL = (
     (150, 1, 8, 33),  # one sequence
     (80, 17, 3, 33),  # several blocks of time
     (3, 520, 3, 17),  # many blocks of batch
-    (12, 130, 17, 65),  # work enough for several threads
+    (12, 130, 17, 65),  # enough work for several threads
     (2, 5, 300, 513),  # long sums
 )
 
 
-def awkward_shapes(passes=2):
-    """Shapes that lie on and beside the edges of vectors, panels and tiles.
+def awkward_shapes(passes: int = 2) -> list[Shape]:
+    """Shapes on and next to the edges of vectors, panels and tiles.
 
     Parameters
     ----------
     passes : int, default 2
-        How often every awkward value of a dimension occurs, each time beside others.
+        How often each awkward value of a dimension occurs, each time in other company.
 
     Returns
     -------
@@ -84,8 +90,8 @@ def awkward_shapes(passes=2):
 class Case(NamedTuple):
     """One call of each of a backend's functions.
 
-    A readout has H states in, O = I outputs and T B rows; what is said of x, dx and dh here holds
-    for its h, dh and dy.
+    A readout reads H states and gives O = I outputs in each of T B rows; what is said here of x, dx
+    and dh holds for its h, dh and dy.
 
     Attributes
     ----------
@@ -101,15 +107,15 @@ class Case(NamedTuple):
         For each of `INPUTS`, one of its `LAYOUTS`.
     """
 
-    shape: tuple[int, int, int, int]
-    dtype: Any
+    shape: Shape
+    dtype: DTypeLike
     activation: str = "tanh"
     lengths: str = "none"
     last_only: bool = False
     need_dx: bool = True
     layouts: tuple[str, ...] = ("C",) * len(INPUTS)
 
-    def __str__(self):
+    def __str__(self) -> str:
         T, B, I, H = self.shape
         dh = "(B, H)" if self.last_only else "(T, B, H)"
         layouts = ", ".join(f"{n} {s}" for n, s in zip(INPUTS, self.layouts, strict=True))
@@ -119,16 +125,16 @@ class Case(NamedTuple):
             f"layouts: {layouts}"
         )
 
-    def layout(self, name):
+    def layout(self, name: str) -> str:
         """How an input, one of `INPUTS`, lies in memory."""
         return self.layouts[INPUTS.index(name)]
 
-    def plain(self, dtype):
+    def plain(self, dtype: DTypeLike) -> Self:
         """The same case in `dtype` on C-contiguous inputs."""
         return self._replace(dtype=dtype, layouts=("C",) * len(INPUTS))
 
-    def writable(self):
-        """The same case with no two elements of x or dh in one place."""
+    def writable(self) -> Self:
+        """The same case with no two elements of x or dh at the same place in memory."""
         layouts = (
             "C" if name in ("x", "dh") and layout in _REPEATED else layout
             for name, layout in zip(INPUTS, self.layouts, strict=True)
@@ -136,10 +142,14 @@ class Case(NamedTuple):
         return self._replace(layouts=tuple(layouts))
 
 
-def plan(dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
-    """One case for every shape, dtype and activation, its other options drawn at random.
+def plan(
+    dtypes: Iterable[DTypeLike] = DTYPES,
+    activations: Iterable[str] = ACTIVATIONS,
+    shapes: Iterable[Shape] | None = None,
+) -> Iterator[Case]:
+    """One case for every shape, dtype and activation, with other options drawn at random.
 
-    What is drawn depends on the shape, dtype and activation alone.
+    What is drawn depends only on the shape, dtype and activation.
 
     Parameters
     ----------
@@ -165,8 +175,14 @@ def plan(dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
             )
 
 
-def check_backend(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
-    """Hold a backend to the reference.
+def check_backend(
+    module: Any,
+    *,
+    dtypes: Iterable[DTypeLike] = DTYPES,
+    activations: Iterable[str] = ACTIVATIONS,
+    shapes: Iterable[Shape] | None = None,
+) -> None:
+    """Check a backend against the reference.
 
     Parameters
     ----------
@@ -181,8 +197,8 @@ def check_backend(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None
     Raises
     ------
     AssertionError
-        Names the case (shape, dtype, activation, lengths, layouts), the result, and what is wrong
-        with it.
+        It names the case (shape, dtype, activation, lengths, layouts), the result, and what is
+        wrong with it.
 
     Examples
     --------
@@ -193,8 +209,8 @@ def check_backend(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None
         check_case(module, case)
 
 
-def check_case(module, case):
-    """Hold a backend to the reference in one case: all that :func:`check_backend` checks.
+def check_case(module: Any, case: Case) -> None:
+    """Check a backend against the reference in one case, in all that :func:`check_backend` checks.
 
     Parameters
     ----------
@@ -206,7 +222,7 @@ def check_case(module, case):
         case = case.writable()  # NaN goes into the padding of x and dh
     for check, called in ((_check_readout, f"{case}, readout"), (_check_layer, str(case))):
         try:
-            with np.errstate(invalid="ignore"):  # NaN is meant
+            with np.errstate(invalid="ignore"):  # NaN is intended
                 check(module, case)
         except AssertionError as error:
             raise AssertionError(f"{called}: {error}") from error
@@ -215,11 +231,17 @@ def check_case(module, case):
             raise
 
 
-def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, shapes=None):
-    """Check that a sequence's states do not depend, to the bit, on what else is in the batch.
+def check_batch_invariance(
+    module: Any,
+    *,
+    dtypes: Iterable[DTypeLike] = DTYPES,
+    activations: Iterable[str] = ACTIVATIONS,
+    shapes: Iterable[Shape] | None = None,
+) -> None:
+    """Check that a sequence's states are the same to the bit whatever else is in the batch.
 
-    Nor do the outputs read out of a state depend on the other states.  The reference does not
-    promise either: a BLAS may sum in another order for another batch size.
+    Outputs read out of a state must not depend on the other states either.  The reference promises
+    neither: a BLAS may sum in another order for another batch size.
 
     Parameters
     ----------
@@ -244,26 +266,31 @@ def check_batch_invariance(module, *, dtypes=DTYPES, activations=ACTIVATIONS, sh
             _assert_same_bits(y, whole[part], f"{case}, readout: y of rows {part} on their own")
 
 
-def _parts(n):
-    """Of n rows the first, the later half, the last, and every third from the last one back."""
+def _parts(n: int) -> tuple[slice, ...]:
+    """Of n rows: the first, the second half, the last, and every third backwards from the last."""
     return slice(0, 1), slice(n // 2, None), slice(n - 1, None), slice(None, None, -3)
 
 
-def assert_accurate(got, plain, exact, label="result"):
+def assert_accurate(
+    got: Sequence[np.ndarray],
+    plain: Sequence[Sequence[np.ndarray]],
+    exact: Sequence[np.ndarray],
+    label: str = "result",
+) -> None:
     """Check that an error is at most twice that of a plain implementation in the same precision.
 
     The error of a result is its root mean square deviation from `exact` over all its elements in
-    all draws.  (The largest deviation is no steady figure: the reference, given its weights in
-    another memory layout, exceeds twice its own.)  The plain error is taken to be at least that of
-    rounding the result alone.
+    all draws.  (The largest deviation varies too much: the reference, given its weights in another
+    memory layout, exceeds twice its own.)  The plain error is taken to be at least that of rounding
+    the result alone.
 
     Parameters
     ----------
     got : list of ndarray
         A backend's result in each draw.
     plain : list of list of ndarray
-        The reference's, in the same precision and from the same inputs, once for every way of
-        running it (a BLAS may sum more accurately than the formulas read); the larger error counts.
+        The reference's, in the same precision and from the same inputs, once for each way of
+        running it (a BLAS may be more accurate than sums in order); the larger error counts.
     exact : list of ndarray
         The reference's in higher precision.
     label : str
@@ -288,17 +315,17 @@ def assert_accurate(got, plain, exact, label="result"):
     )
 
 
-def _error(arrays, exact):
+def _error(arrays: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> float:
     return _root_mean_square([a - e for a, e in zip(arrays, exact, strict=True)])
 
 
-def _root_mean_square(arrays):
+def _root_mean_square(arrays: Sequence[np.ndarray]) -> float:
     elements = np.concatenate([np.ravel(a) for a in arrays]).astype(np.float64)
-    return np.sqrt(np.mean(elements**2)) if elements.size else 0.0
+    return float(np.sqrt(np.mean(elements**2))) if elements.size else 0.0
 
 
-def _assert_same_bits(got, expected, label):
-    """Bits, except that any NaN is as good as another."""
+def _assert_same_bits(got: np.ndarray, expected: np.ndarray, label: str) -> None:
+    """Compare bits, except that any NaN equals any other."""
     same = (got == expected) & (np.signbit(got) == np.signbit(expected))
     same |= np.isnan(got) & np.isnan(expected)
     if not same.all():
@@ -310,30 +337,32 @@ def _assert_same_bits(got, expected, label):
 
 # The checks of one case
 
+_Run = Callable[[Any, Case, Any], dict[str, np.ndarray]]  # module, case, inputs -> results by name
+
 
 class _InOrder(np.ndarray):
-    """Its matrix products, and its sums over rows, are summed term by term, in order."""
+    """An array whose matrix products and sums over rows add term by term, in order."""
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: np.ndarray) -> Any:
         a, b = np.asarray(self), np.asarray(other)
         total = np.zeros((a.shape[0], b.shape[1]), a.dtype)
         for k in range(a.shape[1]):
             total += a[:, k, None] * b[k]
         return total.view(_InOrder)
 
-    def sum(self, axis):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def sum(self, axis: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert axis == 0
         return sum(np.asarray(self), start=np.zeros(self.shape[1:], self.dtype))
 
 
-def _in_order(function):
-    """One of the reference's functions, with its sums taken as the formulas read.
+def _in_order(function: Callable[..., None]) -> Callable[..., None]:
+    """One of the reference's functions, with its sums taken in the order of the formulas.
 
-    How a BLAS orders a sum depends on its make, on sizes and on strides, and with it the error: as
-    many partial sums as a vector has lanes give a fraction of that of a sum in order.
+    How a BLAS orders a sum, and so its error, depends on the implementation, on sizes and on
+    strides: with a partial sum for each lane of a vector, the error is a fraction of that in order.
     """
 
-    def view(a):
+    def view(a: Any) -> Any:
         if isinstance(a, tuple):
             return tuple(map(view, a))
         return a.view(_InOrder) if isinstance(a, np.ndarray) else a
@@ -349,10 +378,10 @@ _REFERENCE_IN_ORDER = SimpleNamespace(
 )
 
 
-def _check_layer(module, case):
+def _check_layer(module: Any, case: Case) -> None:
     T, B, I, H = case.shape
     data = _draw_layer(case, seed=0)
-    # 256 elements of the smallest result, db or dx, make the error a steady figure.
+    # The error is steady enough with 256 elements of the smallest result, db or dx.
     draws = -(-256 // (min(H, T * B * I) or 256))
     _check_accuracy(module, case, _draw_layer, _run_layer, draws)
     _check_repeat(module, case, data, _run_layer)
@@ -360,12 +389,12 @@ def _check_layer(module, case):
     _check_isolation(module, case.writable(), data)
 
 
-def _check_readout(module, case):
+def _check_readout(module: Any, case: Case) -> None:
     T, B, O, H = case.shape
     N = T * B
     data = _draw_readout(case, seed=0)
-    # 64 elements do here, where no state hands its error on; those that zero strides make alike
-    # count as one.
+    # 64 elements are enough here, where no state passes its error on; elements that zero strides
+    # make alike count as one.
     draws = -(-64 // (1 if case.layout("dh") == "constant" else min(O, H)))
     _check_accuracy(module, case, _draw_readout, _run_readout, draws)
     _check_repeat(module, case, data, _run_readout)
@@ -374,15 +403,21 @@ def _check_readout(module, case):
             _check_nan(module, case.writable(), data, _run_readout, source, (N // 2, -1))
 
 
-def _check_accuracy(module, case, draw, run, draws):
-    """Hold results to those of a wider type, from inputs drawn so many times."""
+def _check_accuracy(
+    module: Any,
+    case: Case,
+    draw: Callable[[Case, int], Any],
+    run: _Run,
+    draws: int,
+) -> None:
+    """Compare results with those of a wider type, for inputs drawn `draws` times."""
     wider = np.longdouble if np.dtype(case.dtype) == np.float64 else np.float64
     same, wide = case.plain(case.dtype), case.plain(wider)
     drawn = [draw(case, seed) for seed in range(draws)]
     got = [run(module, case, data) for data in drawn]
     exact = [run(reference, wide, data) for data in drawn]
 
-    def check(*ways):
+    def check(*ways: Any) -> None:
         plain = [[run(way, same, data) for data in drawn] for way in ways]
         for name in exact[0]:
             of_name = [[results[name] for results in runs] for runs in (got, exact, *plain)]
@@ -390,18 +425,18 @@ def _check_accuracy(module, case, draw, run, draws):
 
     try:
         check(reference)
-    except AssertionError:  # the slow way can only raise the bound
+    except AssertionError:  # the slow way, which can only raise the bound
         check(reference, _REFERENCE_IN_ORDER)
 
 
-def _check_repeat(module, case, data, run):
+def _check_repeat(module: Any, case: Case, data: Any, run: _Run) -> None:
     first, second = run(module, case, data), run(module, case, data)
     for name in first:
         _assert_same_bits(second[name], first[name], f"{name} on repeating the call")
 
 
-def _check_padding(module, case, data):
-    """What lies past a sequence's length changes no bit, and neither does more of it."""
+def _check_padding(module: Any, case: Case, data: "_Layer") -> None:
+    """Neither what lies past a sequence's length nor how much of it changes any bit."""
     if data.lengths is None:
         return
     T, B, I, H = case.shape
@@ -424,8 +459,8 @@ def _check_padding(module, case, data):
         _assert_same_bits(longer[name][:tail], got[name], f"{name} with {more} more padded steps")
 
 
-def _check_isolation(module, case, data):
-    """NaN in a step that counts goes where the reference lets it go."""
+def _check_isolation(module: Any, case: Case, data: "_Layer") -> None:
+    """NaN in a step that counts reaches what it reaches in the reference."""
     T, B = case.shape[:2]
     live = np.arange(T)[:, None] < (np.full(B, T) if data.lengths is None else data.lengths)
     if not live.any():
@@ -436,8 +471,15 @@ def _check_isolation(module, case, data):
         _check_nan(module, case, data, _run_layer, source, index)
 
 
-def _check_nan(module, case, data, run, source, index):
-    """A NaN goes where the reference lets it go, and changes no bit of anything else."""
+def _check_nan(
+    module: Any,
+    case: Case,
+    data: Any,
+    run: _Run,
+    source: str,
+    index: tuple[int, ...],
+) -> None:
+    """A NaN reaches what it reaches in the reference, and changes no bit of anything else."""
     poisoned = getattr(data, source).copy()
     poisoned[index] = np.nan
     poisoned = data._replace(**{source: poisoned})
@@ -470,18 +512,18 @@ class _Readout(NamedTuple):
     dy: np.ndarray
 
 
-def _laid(case, name, a):
-    """The numbers that an input's layout leaves: zero strides repeat the first ones."""
+def _laid(case: Case, name: str, a: np.ndarray) -> np.ndarray:
+    """The numbers that remain in an input's layout: zero strides repeat the first ones."""
     return _place(a.astype(case.dtype), case.layout(name))[0].copy()
 
 
-def _draw_layer(case, seed):
+def _draw_layer(case: Case, seed: int) -> _Layer:
     """Draw the inputs of a layer; x and dh are NaN past a sequence's length."""
     T, B, I, H = case.shape
     rng = np.random.default_rng([seed, T, B, I, H])
     lengths = _draw_lengths(case, rng)
     W_x = _laid(case, "W_x", rng.standard_normal((I, H)) / np.sqrt(I))
-    # Elements of about 1/sqrt(H); at a spectral norm of 0.9 no activation lets errors grow.
+    # Elements are about 1/sqrt(H); at a spectral norm of 0.9 errors do not grow, whatever f is.
     W_h = _laid(case, "W_h", 0.9 * np.linalg.qr(rng.standard_normal((H, H)))[0])
     b = _laid(case, "b", 0.1 * rng.standard_normal(H))
     x = _laid(case, "x", rng.standard_normal((T, B, I)))
@@ -492,7 +534,7 @@ def _draw_layer(case, seed):
     return _pad(_Layer(W_x, W_h, b, x, _laid(case, "h", h), dh, lengths), np.nan)
 
 
-def _draw_readout(case, seed):
+def _draw_readout(case: Case, seed: int) -> _Readout:
     """Draw the inputs of a readout."""
     T, B, O, H = case.shape
     rng = np.random.default_rng([seed, T, B, O, H])
@@ -503,7 +545,7 @@ def _draw_readout(case, seed):
     return _Readout(*(_laid(case, name, a) for name, a in drawn))
 
 
-def _draw_lengths(case, rng):
+def _draw_lengths(case: Case, rng: np.random.Generator) -> np.ndarray | None:
     T, B = case.shape[:2]
     if case.lengths == "none":
         return None
@@ -515,7 +557,7 @@ def _draw_lengths(case, rng):
     return lengths
 
 
-def _pad(data, value):
+def _pad(data: _Layer, value: float) -> _Layer:
     """Put a value into x and dh past each sequence's length."""
     if data.lengths is None:
         return data
@@ -525,10 +567,10 @@ def _pad(data, value):
     return data._replace(x=x, dh=dh)
 
 
-def _lengthen(data, more):
+def _lengthen(data: _Layer, more: int) -> _Layer:
     """Append steps past every sequence's length, where the states stay as they are."""
 
-    def longer(a):
+    def longer(a: np.ndarray) -> np.ndarray:
         return np.concatenate([a, np.full((more, *a.shape[1:]), np.nan, a.dtype)])
 
     h = np.concatenate([data.h, data.h[-1:].repeat(more, axis=0)])
@@ -542,18 +584,18 @@ _GUARD = 256  # bytes before and after an array; a multiple of every vector's si
 
 
 class _Canvas(NamedTuple):
-    """An array within a buffer of 0xff: NaN for floats, at whatever byte one begins to read."""
+    """An array within a buffer of 0xff bytes: floats read from any of them are NaN."""
 
     array: np.ndarray
     buffer: np.ndarray
     start: int
 
-    def guards_intact(self):
+    def guards_intact(self) -> bool:
         end = self.start + self.array.nbytes
-        return (self.buffer[: self.start] == 0xFF).all() and (self.buffer[end:] == 0xFF).all()
+        return bool((self.buffer[: self.start] == 0xFF).all() and (self.buffer[end:] == 0xFF).all())
 
 
-def _canvas(shape, dtype, offset=0):
+def _canvas(shape: Iterable[int], dtype: DTypeLike, offset: int = 0) -> _Canvas:
     shape = tuple(shape)
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.full(nbytes + 2 * _GUARD + 64, 0xFF, np.uint8)
@@ -562,8 +604,8 @@ def _canvas(shape, dtype, offset=0):
     return _Canvas(array, buffer, start)
 
 
-def _place(a, layout):
-    """Lay an array out in memory, amid NaN; return the view and the buffer that it lies in."""
+def _place(a: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lay out an array in memory, surrounded by NaN; return the view and its buffer."""
     shape, ndim = a.shape, a.ndim
     if layout == "F":
         canvas = _canvas(shape[::-1], a.dtype)
@@ -578,7 +620,7 @@ def _place(a, layout):
         canvas = _canvas((*shape[:-1], shape[-1] + 5), a.dtype)
         view = canvas.array[..., 2:-3]
     elif layout in _REPEATED:
-        # Of states and inputs the batch is the last axis but one.
+        # In states and inputs the batch is the last axis but one.
         a = a[(slice(1),) * ndim] if layout == "constant" else a[..., :1, :] if ndim > 1 else a[:1]
         canvas = _canvas(a.shape, a.dtype)
         view = canvas.array
@@ -597,10 +639,14 @@ def _place(a, layout):
 
 
 @contextlib.contextmanager
-def _watched(dtype, inputs, shapes):
-    """Lay inputs, (array, layout) by name, in memory, and outputs: NaN between guards.
+def _watched(
+    dtype: DTypeLike,
+    inputs: dict[str, tuple[np.ndarray, str]],
+    shapes: dict[str, tuple[int, ...]],
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Lay out inputs, (array, layout) by name, and outputs, which are NaN, between guards.
 
-    Inputs and guards must stay as they are, and so must the processor's way with subnormal numbers.
+    Inputs and guards must stay as they are, and so must the handling of subnormal numbers.
     """
     laid = {name: _place(a, layout) for name, (a, layout) in inputs.items()}
     before = {name: buffer.tobytes() for name, (_, buffer) in laid.items()}
@@ -614,7 +660,7 @@ def _watched(dtype, inputs, shapes):
     assert np.float32(2e-38) * np.float32(0.25) > 0, "subnormal numbers are flushed to zero now"
 
 
-def _run_layer(module, case, data):
+def _run_layer(module: Any, case: Case, data: _Layer) -> dict[str, np.ndarray]:
     """Call forward and backward on inputs laid out as the case says; return results by name."""
     T, B, I, H = case.shape
     inputs = {name: (getattr(data, name).astype(case.dtype), case.layout(name)) for name in INPUTS}
@@ -635,8 +681,8 @@ def _run_layer(module, case, data):
     return results
 
 
-def _run_readout(module, case, data):
-    """Call readout and readout_backward likewise."""
+def _run_readout(module: Any, case: Case, data: _Readout) -> dict[str, np.ndarray]:
+    """Do the same for readout and readout_backward."""
     T, B, O, H = case.shape
     N = T * B
     inputs = {

@@ -1,4 +1,4 @@
-"""What holds for every test, memory that nobody has written is poisoned; a fixture for several."""
+"""What holds in every test: memory that was never written is NaN.  And a fixture for several."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ def _poisoned(allocate):
 
 @pytest.fixture(autouse=True, scope="session")
 def poison():
-    """Outputs and workspaces come from np.empty: what is read before it is written is NaN."""
+    """Outputs and workspaces come from np.empty: whatever is read before it is written is NaN."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("empty", "empty_like"):
             patch.setattr(np, name, _poisoned(getattr(np, name)))
@@ -42,7 +42,7 @@ def poison():
 
 @pytest.fixture
 def ctrl_c():
-    """Ctrl-C interrupts, even where tests run in the background of a shell, which ignores it."""
+    """Ctrl-C interrupts, even if the tests run in the background of a shell, which ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

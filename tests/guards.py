@@ -2,8 +2,8 @@
 
     python tests/guards.py SEED SECONDS [CASE]
 
-calls on random shapes for so many seconds, or the one case alone, and prints each case before it
-runs.  Cases depend on the seed and their number only.
+makes calls on random shapes for that many seconds, or runs one case alone, and prints each case
+before it runs.  Cases depend only on the seed and their number.
 """
 
 import ctypes
@@ -22,22 +22,22 @@ from fastbptt.kernels import _threads
 kernels = importlib.import_module(rnn.BACKENDS["numba"])
 _libc = ctypes.CDLL(None, use_errno=True)
 PAGE = mmap.PAGESIZE
-# Of a case, over all its draws: steps, elements of x and h, multiply-adds; some 0.1 s together.
-# One in ten may have ten times as many.
+# Limits of a case, over all its draws: steps, elements of x and h, multiply-adds; about 0.1 s in
+# all.  One in ten may have ten times as many.
 MOST = 1000, 300_000, 10_000_000
 
 MORE = 25  # times the draws, where the first show an error beyond the kit's bound
 
 
 class Fault(Exception):
-    """Other bits than on plain arrays, or memory written to beside an output."""
+    """Other bits than on plain arrays, or a write beside an output."""
 
 
 # Memory
 
 
 class Room:
-    """Memory between two inaccessible pages, full of 0xff: NaN wherever one begins to read."""
+    """Memory between two inaccessible pages, full of 0xff: NaN at whatever byte a read begins."""
 
     def __init__(self, nbytes):
         size = max(-(-nbytes // PAGE), 1) * PAGE
@@ -48,7 +48,7 @@ class Room:
             _protect(page, 0)
 
     def place(self, shape, dtype, strides, rng):
-        """An array flush with the upper page or the lower one; by turns some bytes off."""
+        """An array flush with the upper page or the lower one, sometimes a few bytes off."""
         dtype = np.dtype(dtype)
         below, above = _reach(shape, strides, dtype.itemsize)
         off = rng.choice([0, 0, 0, rng.randrange(dtype.itemsize)])
@@ -80,7 +80,7 @@ def _overlaps(a):
 
 
 def _strides(shape, itemsize, rng):
-    """Of a random view without repeats: axes in any order and direction, gaps of any bytes."""
+    """Strides of a random view without repeats: axes in any order and direction, any gaps."""
     kind = rng.choice(["C", "rows", "rows", "any"])
     axes = list(range(len(shape)))[::-1]
     if kind == "rows":  # the last axis is contiguous, as the kernels read without a copy
@@ -102,7 +102,7 @@ def _strides(shape, itemsize, rng):
 def guarded(a, rng):
     """The same numbers, write-protected between guard pages, with other strides.
 
-    What repeats elements keeps its strides.
+    An array that repeats elements keeps its strides.
     """
     strides = a.strides if _overlaps(a) else _strides(a.shape, a.itemsize, rng)
     room = Room(sum(_reach(a.shape, strides, a.itemsize)) + a.itemsize)
@@ -135,11 +135,11 @@ class Outputs:
                 raise Fault("memory beside an output was written to")
 
 
-# Backends for the conformance kit, which hold the kernels to themselves as well
+# Backends for the conformance kit, which also compare the kernels with themselves
 
 
 class Guarded:
-    """The kernels, each call between guard pages and held to one on plain arrays, to the bit."""
+    """The kernels; each call between guard pages must have the bits of one on plain arrays."""
 
     def __init__(self, rng, threads):
         self.rng, self.threads = rng, threads
@@ -177,7 +177,7 @@ class Guarded:
 
 
 class Checkpointed(Guarded):
-    """Likewise, with the gradients from the few states of `forward_checkpointed`."""
+    """The same, with gradients from the few states of `forward_checkpointed`."""
 
     def backward(self, params, x, h, dh, dparams, dx, dh0, lengths, activation):
         outputs = [*dparams, dx, dh0]
@@ -235,7 +235,7 @@ def draw_case(rng):
     while True:
         T, B, I, H = rng.choice([size(150), rng.randint(1, 13)]), size(600), size(300), size(300)
         if activation != "tanh":
-            # Sums begin with h's terms.  Where f does not bound them, and those of x are many, the
+            # Sums begin with h's terms.  If f does not bound them, and those of x are many, the
             # states' error exceeds the kit's bound: 2.7 times the reference's for I=300, H=9.
             I = min(I, 2 * H)
         steps = T * draws(T, B, I, H)
@@ -254,7 +254,7 @@ def draw_case(rng):
 
 
 def draws(T, B, I, H):
-    """How many make the smallest result's error a steady figure, as in the conformance kit."""
+    """How many draws make the smallest result's error steady, as in the conformance kit."""
     return -(-256 // (min(H, T * B * I) or 256))
 
 
@@ -262,7 +262,7 @@ def check_case(case, rng, threads):
     """All that the kit checks, between guard pages; checkpointed; and on inputs that repeat."""
     backend, few = Guarded(rng, threads), Checkpointed(rng, threads)
     testing.check_case(backend, case)
-    if case.activation != "relu":  # a state that rounds to the other side of 0 is no inaccuracy
+    if case.activation != "relu":  # a state that rounds to the other side of 0 is not inaccurate
         testing._check_accuracy(few, case, testing._draw_layer, through, draws(*case.shape))
     data = testing._draw_layer(case, seed=0)
     T, B, I, _ = case.shape
@@ -272,18 +272,18 @@ def check_case(case, rng, threads):
     repeats = {name: repeated(getattr(data, name), rng) for name in ("W_x", "W_h", "b", "x", "dh")}
     repeats["x"] = rng.choice([repeats["x"], windows])
     for module in (backend, few):
-        with np.errstate(all="ignore"):  # all weights alike, states and gradients may overflow
+        with np.errstate(all="ignore"):  # with all weights alike, states and gradients may overflow
             through(module, case, data._replace(**repeats))
 
 
 def repeated(a, rng):
-    """Itself, or with zero strides along some axes."""
+    """The array itself, or one with zero strides along some axes."""
     first = tuple(slice(rng.choice([1, None, None])) for _ in a.shape)
     return np.broadcast_to(a[first], a.shape) if a.size else a
 
 
 def accurate(module, case, draw, run, draws):
-    """The kit's check of accuracy, with more draws where some are beyond its bound by chance."""
+    """The kit's check of accuracy, with more draws if some exceed its bound by chance."""
     try:
         accurate_at_once(module, case, draw, run, draws)
     except AssertionError:
@@ -295,7 +295,7 @@ testing._check_accuracy = accurate
 
 
 def through(module, case, data):
-    """A forward and a backward through the states that it gave; the gradients by name."""
+    """A forward, and a backward through its states; the gradients by name."""
     T, B, I, H = case.shape
     *params, x, h0, dh = (a.astype(case.dtype, copy=False) for a in (*data[:4], data.h[0], data.dh))
     rest = data.lengths, case.activation
@@ -312,7 +312,7 @@ def through(module, case, data):
 
 
 def main(seed, seconds, only=None):
-    # Calls do not wait until other programs leave the cores: which ones would is up to timing.
+    # Calls do not wait for other programs to leave the cores: which ones would depends on timing.
     setattr(_threads.Experience, "advises_one_thread", lambda self: False)  # noqa: B010
     number, end = int(only or 0), time.monotonic() + float(seconds)
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Calls from threads, signal handlers and finalizers at once, each held to its result when alone.
+"""Calls from threads, signal handlers and finalizers at once, each compared with the call alone.
 
     python tests/hammer.py SEED SECONDS [threads] [handlers] [raising]
 
@@ -29,7 +29,7 @@ HANG = 60  # seconds without an end
 
 
 class Raised(Exception):
-    """By a handler, whatever it interrupts."""
+    """Raised by a handler, whatever it interrupts."""
 
 
 def checkpointed(params, x, dh, options):
@@ -49,7 +49,7 @@ def fit(x, y):
 
 
 def draw_calls(rng):
-    """Short calls, on one thread and on more, and long ones; functions that return arrays."""
+    """Functions that return arrays: short calls, on one thread and on more, and long ones."""
     short, long = [], []
     for _ in range(12):
         T, B, I, H = (rng.randint(1, most) for most in (30, 40, 20, 70))
@@ -77,7 +77,7 @@ class Hammer:
         self.depth, self.may_raise = 0, False
 
     def call(self, calls, who):
-        """Make one of these calls, and hold it to what it gives alone."""
+        """Make one of these calls, and compare it with what it gives alone."""
         call = self.rng.choice(calls)
         try:
             right = digest(call()) == self.alone[call]
@@ -103,7 +103,7 @@ class Hammer:
                 self.depth -= 1
 
     def attempt(self):
-        """A call of the main thread, which a handler may break off."""
+        """A call in the main thread, which a handler may break off."""
         try:
             self.depth = 0
             self.may_raise = "raising" in self.ways
@@ -138,7 +138,7 @@ class Hammer:
 
 
 class Garbage:
-    """Collected later, by whichever thread allocates then; calls in its last moment."""
+    """Garbage that makes a call when it is collected, by whichever thread allocates then."""
 
     def __init__(self, hammer):
         self.hammer, self.itself = hammer, self
@@ -149,7 +149,7 @@ class Garbage:
 
 
 def launches():
-    """Whether a long call still gets Numba's threads: nobody has kept the claim to them."""
+    """Whether a long call still gets Numba's threads: nobody has kept its claim to them."""
     found, original = [], _threads.launch
 
     def launch(function, task, threads):
@@ -170,7 +170,7 @@ def main(seed, seconds, *ways):
         fastbptt.warmup(dtype)
     numba.set_num_threads(2)
     hammer = Hammer(seed, ways)
-    # What a handler raises within a finalizer goes nowhere else.
+    # What a handler raises within a finalizer arrives nowhere else.
     sys.unraisablehook = lambda it: (
         None if it.exc_type is Raised else hammer.wrong.append(f"unraisable: {it.exc_value!r}")
     )

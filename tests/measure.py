@@ -1,4 +1,4 @@
-"""What several tests measure: derivatives by differences, memory of a call."""
+"""What several tests measure: derivatives by finite differences, memory of a call."""
 
 import tracemalloc
 
@@ -10,7 +10,7 @@ STEP = 1e-6
 def central_differences(loss, a, step=STEP):
     """Derivative of ``loss()``, which reads `a`, with respect to each of its elements.
 
-    Truncation is about step**2 = 1e-12, rounding about eps/step = 2e-10, relatively.
+    The relative error is about step**2 = 1e-12 by truncation, eps/step = 2e-10 by rounding.
     """
     derivative = np.zeros_like(a)
     for index in np.ndindex(a.shape):
@@ -25,9 +25,9 @@ def central_differences(loss, a, step=STEP):
 
 
 def peak(function):
-    """Bytes that a call has in use at most; NumPy tells tracemalloc what it allocates.
+    """Most bytes that a call has in use; NumPy reports its allocations to tracemalloc.
 
-    Called once before, for what is compiled or loaded then stays.
+    It is called once before, since what is compiled or loaded then stays.
     """
     function()
     tracemalloc.start()

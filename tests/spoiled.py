@@ -1,9 +1,9 @@
-"""Spoiled files of models and training runs: refused by name, or read as what they still say.
+"""Damaged files of models and training runs: refused by name, or read as what they still say.
 
     python tests/spoiled.py SEED FOLDER {model,checkpoint} {flipped,cut,exchanged}
 
-Prints what is not: another error than a ValueError that names the file, a model that has changed
-before, a result that is none, seconds of work, much memory.
+Prints each exception to that: an error other than a ValueError that names the file, a model changed
+before the error, an invalid result, seconds of work, much memory.
 """
 
 import copy
@@ -38,7 +38,7 @@ VALUES = (
 
 
 def build():
-    """A model, what it learns, and the options of its training."""
+    """A model, its data, and the options of its training."""
     model = fastbptt.RNN(1, 2, 1, num_layers=2, dropout=0.25, seed=0)
     x = np.random.default_rng(0).standard_normal((6, 3, 1))
     options = {"batch_size": 3, "validation": (x, x.sum(axis=1)), "patience": 100, "seed": 0}
@@ -56,11 +56,11 @@ def train(path, epochs, model=None, optimizer=None):
     return model, optimizer, history
 
 
-# Ways of spoiling: what was done, and what comes of it, for all that can be done
+# Ways to damage a file; each yields what was done and the bytes that result, for all it can do
 
 
 def flipped(content, rng, folder):
-    """Every byte in turn: one bit of it, all bits, another digit or bracket."""
+    """Change every byte in turn: one bit, all bits, to another digit or bracket."""
     for at, byte in enumerate(content):
         for new in (byte ^ (1 << rng.randrange(8)), byte ^ 0xFF, rng.choice(b'0159{["')):
             if new != byte:
@@ -68,7 +68,7 @@ def flipped(content, rng, folder):
 
 
 def cut(content, rng, folder):
-    """To every length; in the middle; with more at the end."""
+    """Cut to every length, cut out the middle, or append to the end."""
     for length in range(len(content)):
         yield f"cut to {length} bytes", content[:length]
         more = rng.randrange(1, 20)
@@ -85,7 +85,7 @@ def replaced(content, start, end, new):
 
 
 def exchanged(content, rng, folder):
-    """Fields of the header and of the metadata's JSON: other values, missing, doubled, new."""
+    """Fields of the header and of the metadata's JSON: changed, missing, doubled, new."""
     size = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
 
@@ -111,7 +111,7 @@ WAYS = {"flipped": flipped, "cut": cut, "exchanged": exchanged}
 
 
 def spoiled_json(value):
-    """What a JSON text was made of, exchanged in one place: what was done, and the text."""
+    """A JSON text with one place exchanged: what was done, and the text."""
     deep = "[" * 50_000 + "]" * 50_000
     for path in paths(value):
         name = ".".join(map(str, path)) or "all"
@@ -135,7 +135,7 @@ def spoiled_json(value):
 
 
 def spoiled_arrays(content, folder):
-    """Tensors of other numbers, shapes and types, missing ones and more."""
+    """Tensors with other numbers, shapes or types, missing tensors, additional ones."""
     (folder / "whole").write_bytes(content)
     tensors, metadata = contents(folder / "whole")
 
@@ -161,7 +161,7 @@ def spoiled_arrays(content, folder):
 
 
 def paths(value):
-    """Of a value and all within it: the keys and indices that lead there."""
+    """The keys and indices that lead to a value and to everything within it."""
     yield ()
     items = value.items() if isinstance(value, dict) else ()
     if isinstance(value, list):
@@ -190,7 +190,7 @@ def put(value, path, new):
 
 
 def read_model(path):
-    """Load; raises AssertionError where what comes is no model."""
+    """Load; raises AssertionError if the result is not a model."""
     model = fastbptt.load(path)
     assert_model(model)
     return model.network.vector
@@ -204,7 +204,7 @@ def assert_model(model):
 
 
 def resume(path):
-    """Go on for an epoch; raises AssertionError where that leaves no valid state, or half a one."""
+    """Resume for an epoch; raises AssertionError if that leaves an invalid state or half of one."""
     model, optimizer = build()[0], fastbptt.Adam(lr=0.01)
     before = model.network.vector.copy()
     settings = optimizer.settings()
@@ -249,7 +249,7 @@ def fault(read, path):
 
 
 def limit_memory():
-    """What is beyond is a MemoryError, and so a fault."""
+    """More than this is a MemoryError, and so a fault."""
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
     most = pages * resource.getpagesize() + MEMORY
@@ -269,7 +269,7 @@ def main(seed, folder, kind, way):
     content, weights = whole.read_bytes(), read_model(whole)
 
     def load(path):
-        """Load; of one flipped byte at most one weight may come."""
+        """Load; one flipped byte may change at most one weight."""
         found = read_model(path)
         if way == "flipped":
             bits = f"u{weights.itemsize}"

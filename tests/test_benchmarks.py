@@ -1,4 +1,4 @@
-"""The benchmarks measure the same thing for every library, and their pages load nothing foreign."""
+"""The benchmarks measure the same thing for every library, and their pages load nothing remote."""
 
 import io
 import json
@@ -123,7 +123,7 @@ print(json.dumps([names, "benchmarks" in sys.modules]))
 
 
 def test_asv_needs_the_suite_alone(tmp_path):
-    """To asv the package is `suite`, in which what the tools have cached must do no harm."""
+    """asv names the package `suite`; what the tools have cached must do no harm there."""
     pytest.importorskip("asv_runner")
     peak.burner("float32")
     done = subprocess.run(

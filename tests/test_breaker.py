@@ -1,7 +1,7 @@
 """Ten minutes of trying to break it: guard pages, storms of calls, kills, spoiled files, a soak.
 
 Everything runs in processes of its own, so that a crash or a hang is a failure here.  The seed is
-new every time and printed; with FASTBPTT_BREAKER_SEED set to it, the same cases come again.
+new every time and printed; set FASTBPTT_BREAKER_SEED to it to get the same cases again.
 """
 
 import json
@@ -24,9 +24,9 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs mprotect, SIGALRM and SIGKILL"),
 ]
 
-# Of all durations: 1 makes ten minutes.
+# Factor of all durations: 1 makes ten minutes.
 SCALE = float(os.environ.get("FASTBPTT_BREAKER_SCALE", "1"))
-GRACE = 240  # seconds beyond: compiling, a busy machine
+GRACE = 240  # more seconds allowed: compiling, a busy machine
 HERE = Path(__file__).parent
 
 
@@ -40,7 +40,7 @@ def seed(capsys):
 
 @pytest.fixture
 def start():
-    """Starts a script that lies beside this file, which may use two of Numba's threads."""
+    """Start a script beside this file, which may use two of Numba's threads."""
     paths = os.pathsep.join([str(HERE), str(Path(fastbptt.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_NUM_THREADS": "2"}
     processes = []
@@ -60,7 +60,7 @@ def start():
 
 
 def killed_within(process, seconds):
-    """Let a process begin and kill it a while later; what it printed, and whether it was killed."""
+    """Let a process start and kill it a while later; what it printed, and whether it was killed."""
     assert process.stdout.readline() == "begun\n", process.stderr.read()
     time.sleep(seconds)
     process.kill()
@@ -70,7 +70,7 @@ def killed_within(process, seconds):
 
 
 def end_of(process, seconds):
-    """What a process printed, once it has ended well within so many seconds and some."""
+    """What a process printed, if it ended well, and in time."""
     try:
         out, err = process.communicate(timeout=seconds + GRACE)
     except subprocess.TimeoutExpired:
@@ -84,7 +84,7 @@ def end_of(process, seconds):
 
 
 def test_between_guard_pages(seed, start):
-    """Nothing but the arrays is touched; results are as on plain arrays, and as accurate."""
+    """Nothing but the arrays is touched; results are the same as on plain arrays, and accurate."""
     seconds = 50 * SCALE
     out = end_of(start("guards.py", seed, seconds), seconds)
     cases = out.splitlines()
@@ -98,7 +98,7 @@ def test_between_guard_pages(seed, start):
     ids="+".join,
 )
 def test_calls_at_once(ways, seed, start):
-    """Each has the bits that it has alone; afterwards threads can be had as before."""
+    """Each call has the bits that it has alone; afterwards threads are free as before."""
     seconds = 10 * SCALE
     out = end_of(start("hammer.py", seed, seconds, *ways), seconds)
     assert out.endswith("done\n")
@@ -144,7 +144,7 @@ def test_spoiled_files(kind, way, seed, start, tmp_path):
 
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
 def test_savers_and_loaders_of_one_path(killed, seed, start, tmp_path):
-    """Who loads gets what some saver had, whole; who ends on its own leaves no other file."""
+    """A reader gets one saver's model, whole; a saver that is not killed leaves no other file."""
     rng, kills = random.Random(seed), 0
     seconds = (35 if killed else 15) * SCALE
     path = tmp_path / "model"

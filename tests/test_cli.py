@@ -1,4 +1,4 @@
-"""The command line: which demo runs with what, what it prints and writes, how it ends."""
+"""The command line: which demo runs with which options, what it prints and writes, how it ends."""
 
 import importlib
 import inspect
@@ -125,7 +125,7 @@ def test_prints_what_is_worked_by_hand_beside_what_is_computed(name, capsys):
 
 
 def agree(expected, number):
-    """Whether a number is what stands beside it, perhaps in fewer digits or as a fraction."""
+    """Whether a number equals the one beside it, perhaps in fewer digits or as a fraction."""
     decimals = min(len(expected.partition(".")[2]) or 2, 4)
     near = abs(float(number) - Fraction(expected)) <= 0.6 * 10**-decimals
     return number == expected if "e" in expected else near
@@ -221,7 +221,7 @@ def test_a_plot_into_a_device_or_a_fifo(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("hidden", [10**9, 10**11, 10**400], ids=["1e9", "1e11", "1e400"])
 @pytest.mark.parametrize("name", ["sunspots", "many-to-many"])
 def test_more_hidden_units_than_memory_holds(name, hidden, capsys, monkeypatch):
-    """A line, before anything is compiled."""
+    """One line, before anything is compiled."""
     monkeypatch.setattr(sunspots, "warmup", lambda dtype: pytest.fail("compiled"))
     assert cli.main(["demo", name, "--hidden", str(hidden)]) == 1
     err = capsys.readouterr().err

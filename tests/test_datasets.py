@@ -1,4 +1,4 @@
-"""What ships with the package, against facts known of it, and tasks, against their rules."""
+"""Data shipped with the package, against known facts; random tasks, against their rules."""
 
 import doctest
 import itertools
@@ -34,7 +34,7 @@ def test_sunspots_yearly():
 
 
 def test_the_two_series_agree():
-    """Where both were given by the same source: a year's value is the mean of its months."""
+    """For years that both have from the same source: a year's value is the mean of its months."""
     _, monthly = datasets.sunspots_monthly()
     year, yearly = datasets.sunspots_yearly()
     expected = monthly[: 260 * 12].reshape(260, 12).mean(axis=1)  # 1749 to 2008

@@ -1,5 +1,5 @@
-"""What the demos compute, against numbers worked by hand: the chain rule written out in plain
-Python, and finite differences of that; and what their networks have learned in the end."""
+"""What the demos compute, against numbers worked by hand and the chain rule in plain Python, which
+finite differences judge; and what their networks have learned in the end."""
 
 import math
 import random
@@ -29,7 +29,7 @@ def states_by_hand(x, w_x, w_h, b=0.0, activation="tanh"):
 
 
 def paths_by_hand(h, w_h, dh, activation="tanh"):
-    """dL/dz_t for each step, from each state's own loss dh_k = dL/dh_k, the paths one by one.
+    """dL/dz_t for each step, from the gradients dh_k of each state's own loss, path by path.
 
     dL/dz_t = sum over k >= t of dh_k f'(z_k) w_h f'(z_{k-1}) ... w_h f'(z_t)
     """
@@ -61,13 +61,13 @@ def slopes(f, weights, step=1e-6):
 
 
 def last_only(T, d):
-    """dL/dh_k where the last state alone has a loss."""
+    """dL/dh_k if only the last state has a loss."""
     return [0.0] * (T - 1) + [d]
 
 
 @ACTIVATIONS
 def test_the_chain_rule_by_hand_is_right(activation):
-    """It judges the others: finite differences of sum_k c_k h_k judge it."""
+    """It judges the others; finite differences of sum_k c_k h_k judge it."""
     x, c, weights = [0.5, -1.0, 2.0, 0.25], [1.0, -0.5, 0.25, 2.0], [0.7, -0.6, 0.1]
 
     def loss(w_x, w_h, b):
@@ -122,7 +122,7 @@ def test_sum_gradients_by_step_where_they_differ():
 
 
 def test_sum_gradients_at_one_half(summed):
-    """h_3 = 1/8, 3/4, 7/8 in fractions that are exact in binary, as all that follows is but 1/3."""
+    """h_3 = 1/8, 3/4, 7/8; these fractions, and all that follow but 1/3, are exact in binary."""
     residuals = 1 / 8 - 1, 3 / 4 - 2, 7 / 8 - 3
     expected_x = 2 / 3 * (residuals[0] / 4 + residuals[1] * 3 / 2 + residuals[2] * 7 / 4)
     expected_h = 2 / 3 * (residuals[0] / 2 + residuals[1] / 2 + residuals[2])
@@ -292,7 +292,7 @@ def test_sentiment_example():
 
 @pytest.mark.parametrize("name", ["mat", "movie"])
 def test_sentiment_gradients(name):
-    """Sentences of unequal length: by the model, by the chain rule, by finite differences."""
+    """Sentences of unequal length, by the model, by the chain rule and by finite differences."""
     (sentences, labels), rng = sentences_and_labels(name), random.Random(0)
     x, y, words = sentiment_example(name)
     weights = [rng.gauss(0, 1) for _ in range(len(words) + 4)]
@@ -311,7 +311,7 @@ def test_sentiment_gradients(name):
 
 
 def test_sentiment_trains_by_the_plain_rule(monkeypatch):
-    """w - eta dL/dw, three times over."""
+    """w - eta dL/dw, three times."""
     (sentences, labels), (x, y, _) = sentences_and_labels("movie"), sentiment_example("movie")
     weights = [0.1, -0.2, 0.9, -0.7, 0.3], 0.4, 0.05, 1.1, -0.2
     model, expected = one_unit(*weights), [*weights[0], *weights[1:]]
@@ -378,7 +378,7 @@ def test_many_to_many_gradients(activation):
 
 
 def test_many_to_many_learns_to_write(monkeypatch, capsys):
-    """A short run on a part of the text: what it knows lies far below the characters' frequency."""
+    """A short run on part of the text: its loss falls far below that of characters by frequency."""
     text = genesis()[:40_000]
     monkeypatch.setattr(many_to_many, "genesis", lambda: text)
     result = many_to_many.run(hidden=64, epochs=10)
@@ -407,7 +407,7 @@ def test_many_to_many_targets_are_what_follows():
 
 
 def test_many_to_many_writes_what_the_model_expects():
-    """From a model that has learned a line of ten letters by heart, what it writes is that line."""
+    """A model that has learned a line of ten letters by heart writes that line."""
     text = "abcdefghi\n" * 40
     codes, alphabet = encode(text)
     x, y = many_to_many.pieces(codes, len(alphabet))

@@ -1,4 +1,4 @@
-"""Diagnostics against numbers worked by hand, explicit products, and gradients known otherwise."""
+"""Diagnostics against numbers worked by hand, explicit products, and gradients known elsewhere."""
 
 import doctest
 import re
@@ -77,20 +77,20 @@ def test_gradient_agrees_with_central_differences():
 
 @pytest.mark.parametrize("W_h", [0.1, 10.0])
 def test_a_later_gradient_is_added_at_its_scale(W_h):
-    """By hand: 1 at t = 800 alone, then 1 at t = 100 too, after 700 steps back."""
+    """By hand: 1 at t = 800 alone, then 1 at t = 100 too, 700 steps further back."""
     case = scalar_case(W_h, 800)
     case["dh"] = np.zeros((800, 1, 1))
     case["dh"][[99, 799]] = 1
     got = gradient_flow(**case).log10_gradient
     power = np.log10(W_h)
     expected = power * np.arange(800, -1.0, -1)
-    if W_h < 1:  # the old gradient, 1e-700, is nothing beside the new 1
+    if W_h < 1:  # the old gradient, 1e-700, is negligible beside the new 1
         expected[:101] = power * np.arange(100, -1, -1)
     np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_a_gradient_beyond_the_unit_that_ended_a_large_one():
-    """1e400 meets a unit that is off; what the loss adds before that is there all the same."""
+    """1e400 meets a unit whose slope is 0; what the loss adds before that still counts."""
     case = {**scalar_case(1e4, 110), "activation": "relu", "dh": np.zeros((110, 1, 1))}
     case["dh"][[7, 109]] = 1
     case["h"][...] = 1
@@ -113,7 +113,7 @@ def test_half_of_it_is_left_after_every_step():
 @ACTIVATIONS
 @LENGTHS
 def test_jacobian_is_the_product_over_the_steps_that_follow(activation, lengths):
-    """The other way round: W_h diag(f') for column vectors, multiplied from the left."""
+    """The other way around: W_h diag(f') for column vectors, multiplied from the left."""
     case = draw_case(activation, lengths)
     h, W_h = case["h"], case["params"].W_h
     slope = {"tanh": 1 - h**2, "relu": np.where(h > 0, 1.0, 0.0), "identity": np.ones_like(h)}
@@ -151,7 +151,7 @@ def test_jacobian_past_the_end_is_the_identity():
 
 @pytest.mark.parametrize("W_h", [1e-4, 1e4])
 def test_norms_beyond_the_range_of_a_float(W_h):
-    """To 1e-400 and 1e400, where float64 has 0 and infinity."""
+    """Down to 1e-400 and up to 1e400, for which float64 has only 0 and infinity."""
     flow = gradient_flow(**scalar_case(W_h, 100))
     expected = np.log10(W_h) * np.arange(100, -1, -1)
     np.testing.assert_allclose(flow.log10_jacobian[:, 0], expected, rtol=1e-13)
@@ -320,7 +320,7 @@ class LeastSquares:
         return {"w": self.w, "v": self.v, "c": self.c}
 
     def loss_and_grads(self):
-        """Computes the gradient into one and the same array at every call."""
+        """Computes the gradient into the same array at every call."""
         residual = self.A @ self.w.ravel() - self.y
         self.gradient[...] = (self.A.T @ residual).reshape(self.w.shape)
         gradients = {"w": self.gradient, "v": 0 * self.v, "c": np.zeros_like(self.c)}
@@ -372,7 +372,7 @@ def test_a_planted_error_is_found_and_named():
 
 
 def test_rounding_of_the_loss_is_no_error():
-    """A loss near 1e6 whose slope at w is 0, but for the rounding."""
+    """A loss near 1e6 whose slope at w is 0, except for rounding."""
     w = np.full(20, 1e-3)
     rng = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""The kernels do what the reference does, and the conformance kit sees it where they do not."""
+"""The kernels do what the reference does, and the conformance kit notices if they do not."""
 
 import inspect
 from types import SimpleNamespace
@@ -97,7 +97,7 @@ def test_weights_of_zero_strides(dtype, activation):
             np.testing.assert_array_equal(a, b)
 
 
-# A kit that cannot fail is a defect.  Here are faults, and what it says of each.
+# A kit that cannot fail is a defect.  Here are faults, and what the kit says of each.
 
 FAULTS = []
 FUNCTIONS = "forward", "backward", "readout", "readout_backward"
@@ -105,7 +105,7 @@ WHOLE = {name: getattr(reference, name) for name in FUNCTIONS}
 
 
 def fault(finding):
-    """Register a function as a faulty one of a backend's, told apart by its arguments."""
+    """Register a faulty function of a backend; the number of its arguments tells which one."""
     names = {len(inspect.signature(f).parameters): name for name, f in WHOLE.items()}
 
     def register(function):

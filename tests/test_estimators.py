@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's own checks, the forms of X and y, and that they go on training."""
+"""The estimators: scikit-learn's own checks, the forms of X and y, and further training."""
 
 import doctest
 import importlib
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt._extras import MissingExtraError
+from fastbptt import MissingExtraError
 
 pytest.importorskip("sklearn")
 from sklearn.exceptions import NotFittedError
@@ -51,7 +51,7 @@ def ragged(features=I):
 
 
 def targets(kind, X):
-    """What can be learnt of sequences: the sum of all steps, or its sign in words."""
+    """What can be learned from sequences: the sum of all steps, or its sign in words."""
     sums = np.array([np.sum(a) for a in X])
     return np.where(sums > 0, "up", "down") if kind is RNNClassifier else sums
 
@@ -61,7 +61,7 @@ def fitted(kind, X, **options):
 
 
 def outputs(estimator, X):
-    """All that it says of X."""
+    """Everything that it says of X."""
     classifies = isinstance(estimator, RNNClassifier)
     return estimator.predict_proba(X) if classifies else estimator.predict(X)
 
@@ -97,7 +97,7 @@ def test_classes():
 
 
 def test_probabilities_are_of_the_loss():
-    """Their mean logarithm is the cross-entropy that the model was trained to."""
+    """Their mean logarithm is the cross-entropy that training minimizes."""
     X = draw(N, T)
     estimator = fitted(RNNClassifier, X)
     y = targets(RNNClassifier, X)
@@ -129,7 +129,7 @@ def test_predictions_have_the_shape_of_y(shape):
 
 
 def test_units_of_y():
-    """A target in another unit is predicted in that, and trained on alike."""
+    """A target in another unit is predicted in that unit, and training is the same."""
     X, y = draw(N, T), draw(N, 2)
     expected = RNNRegressor(**SMALL).fit(X, y).predict(X)
     factor, offset = np.array([1e6, 1e-6]), np.array([-3e6, 5e-6])
@@ -380,18 +380,18 @@ def test_failed_first_partial_fit(kind):
 
 
 def everything(estimator):
-    """All that it is, weights, optimizer and random generator included, as bytes."""
+    """Everything it holds, with weights, optimizer and random generator, as bytes."""
     return pickle.dumps(vars(estimator))
 
 
 def other_data(kind):
-    """Of other features and another scale, with other classes."""
+    """Data with other features, another scale and other classes."""
     X = draw(N, T, I)
     return X, ["a", "b", "c"] * (N // 3) if kind is RNNClassifier else 1e6 * X.sum(axis=(1, 2))
 
 
 class Failing(Adam):
-    """Raises at some step, which it has half done."""
+    """An optimizer that raises in the middle of some step."""
 
     error: BaseException
     left: int
@@ -523,7 +523,7 @@ def test_ctrl_c_after_an_epoch_keeps_what_is_trained(kind, failing):
 @BOTH
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_ctrl_c_at_any_line(kind, method):
-    """At each line of estimators.py in turn: either the call is done, or nothing has changed."""
+    """Interrupted at each line of estimators.py in turn, a call is done or has changed nothing."""
     X = draw(N, T)
     given = other_data(kind) if method == "fit" else (X, targets(kind, X))
     original = fitted(kind, X, batch_size=N)
@@ -606,7 +606,7 @@ def test_random_state(kind):
 
 @BOTH
 def test_held_out(kind, monkeypatch):
-    """A share of the sequences, of each class alike, is validated on and not trained on."""
+    """A share of the sequences, equal in each class, is validated on and not trained on."""
     calls = []
 
     def recorded(model, x, y, **options):
@@ -634,7 +634,7 @@ def test_held_out(kind, monkeypatch):
 @BOTH
 @pytest.mark.parametrize("validation_fraction", [0.0, 0.25])
 def test_patience(kind, validation_fraction):
-    """Targets without a rule: soon no validation loss is less; training stops at the best one."""
+    """Targets without a rule: the validation loss soon stops falling, and so does training."""
     X, y = draw(N, T), np.random.default_rng(5).integers(0, 2, N)
     options = {"epochs": 300, "learning_rate": 0.3, "validation_fraction": validation_fraction}
     history = kind(**{**SMALL, **options}, patience=4).fit(X, y).history_
@@ -658,7 +658,7 @@ def test_verbose(kind, capfd):
 
 @BOTH
 def test_partial_fit_goes_on(kind):
-    """One epoch a call, to the same bits as all at once: alone, and after fit."""
+    """One epoch per call has the same bits as all at once: alone, and after fit."""
     X = draw(N, T)
     y = targets(kind, X)
     options = {**SMALL, "num_layers": 2, "dropout": 0.2}

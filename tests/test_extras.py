@@ -1,4 +1,4 @@
-"""Optional dependencies: what is said where one is missing, and that the package does without."""
+"""Optional dependencies: what is said if one is missing, and that the package works without."""
 
 import ast
 import json

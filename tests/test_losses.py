@@ -1,4 +1,4 @@
-"""Losses against hand-worked numbers, central differences and PyTorch, and what they turn away."""
+"""Losses against hand-worked numbers, central differences and PyTorch, and what they refuse."""
 
 import doctest
 import math
@@ -32,7 +32,7 @@ EACH = pytest.mark.parametrize("name", KINDS)
 
 
 def draw_mask(shape):
-    """Some rows count and some do not, but for a single row, which counts."""
+    """Some rows count and some do not; a single row counts."""
     mask = np.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % 3 != 1
     return np.asarray(mask)
 

@@ -1,4 +1,4 @@
-"""Optimizers against stored numbers and PyTorch's; their state, memory, and what they turn away."""
+"""Optimizers against stored numbers and PyTorch's; their state, memory, and what they refuse."""
 
 import doctest
 import json

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trainings import bits, fit, interrupting, noisy
 
-from fastbptt._extras import MissingExtraError
+from fastbptt import MissingExtraError
 
 
 @pytest.fixture

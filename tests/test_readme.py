@@ -17,7 +17,7 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_example(number, monkeypatch):
-    # Of the conformance kit's shapes a few: test_equality.py walks through all.
+    # A few of the conformance kit's shapes: test_equality.py goes through all of them.
     shapes = testing.awkward_shapes()[3::12]
     monkeypatch.setattr(testing, "awkward_shapes", lambda: shapes)
     exec(compile(EXAMPLES[number], f"{README.name}, example {number + 1}", "exec"), {})

@@ -48,7 +48,7 @@ def draw(seed):
 
 
 def away_from_kinks(arguments, lengths):
-    """Whether no relu comes near 0, where it has no derivative for differences to meet."""
+    """Whether no argument of relu comes near 0, where it has no derivative."""
     W_x, W_h, b, x, _ = arguments
     h = run_forward(arguments, lengths, "relu")
     return np.abs(x @ W_x + h[:-1] @ W_h + b).min() > 1e3 * STEP

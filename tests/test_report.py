@@ -1,4 +1,4 @@
-"""The report says what was measured, in one page that loads nothing."""
+"""The report shows what was measured, in one page that loads nothing else."""
 
 import re
 

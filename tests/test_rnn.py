@@ -1,4 +1,4 @@
-"""The front door: what it takes, what it turns away and in which words, what it returns."""
+"""The front door: what it takes, what it refuses and in which words, what it returns."""
 
 import ast
 import doctest
@@ -7,12 +7,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import Gradients, Params, kernels, reference, rnn, testing
+from fastbptt import Gradients, Params, kernels, losses, reference, rnn, testing
 
 T, B, I, H, O = 4, 3, 2, 5, 6
 BACKENDS = pytest.mark.parametrize("backend", list(rnn.BACKENDS))
@@ -24,7 +25,7 @@ def draw(*shape, dtype=np.float32):
 
 
 def arguments(function):
-    """Arguments of one of the four functions that fit; `out` is full of sevens."""
+    """Valid arguments of one of the four functions; `out` is full of sevens."""
     if function is fastbptt.readout:
         return {"W_y": draw(H, O), "b_y": draw(O), "h": draw(T, B, H)}
     if function is fastbptt.readout_backward:
@@ -47,7 +48,7 @@ def flat(out):
 
 
 def changed(given, name, change):
-    """Change one argument, or where `name` is a weight's or a gradient's, one part of it."""
+    """Change one argument, or one part of it if `name` is that of a weight or a gradient."""
     if name in Params._fields:
         params = given["params"]
         return {**given, "params": params._replace(**{name: change(getattr(params, name))})}
@@ -75,7 +76,7 @@ def assert_turned_away(function, given, error, *words):
 
 # What does not fit
 
-# Each input, and its shape as a message spells it
+# Each input, and its shape as messages spell it
 SHAPES = {
     "W_x": "(2, 5): (I, H)",
     "W_h": "(5, 5): (H, H)",
@@ -107,7 +108,7 @@ def inputs(which):
 
 
 class Quantity(np.ndarray):
-    """Stands for every subclass, whose numbers may mean something else: a mask, units."""
+    """Stands for all subclasses whose numbers may mean something else: a mask, units."""
 
 
 def as_subclass(a):
@@ -137,7 +138,7 @@ def test_type(function, name, change, found):
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", ">f4", "complex64", "bool", "O"])
 def test_dtype(function, name, dtype):
     given = changed(arguments(function), name, lambda a: a.astype(dtype))
-    # The first of these sets the dtype; the second is the next to be looked at.
+    # The first of these sets the dtype; the second is checked next.
     first, second = ("x", "W_x") if function in LAYER else ("h", "W_y")
     if name == first and dtype == "float64":
         words = f"{second} has dtype float32", f"float64 as {first} has"
@@ -160,7 +161,7 @@ def test_shape(function, name, axis):
     shape = change(draw(*arguments_shape(function, name))).shape
     found = f"{name} has shape {shape}"
     if name == "x" and axis is not None:
-        # x sets T, B and I; what does not fit it is named
+        # x sets T, B and I; arguments that disagree are named
         words = ("W_x" if axis else "h",)
     elif name == "W_x" and axis == -1:
         words = "W_h has shape (5, 5)", "(4, 4): (H, H)"  # W_x sets H
@@ -249,7 +250,9 @@ def test_lengths(function, lengths, error, words):
 
 
 @functions(LAYER)
-@pytest.mark.parametrize("activation", ["sigmoid", "Tanh", None, np.tanh, ["tanh"]])
+@pytest.mark.parametrize(
+    "activation", ["sigmoid", "Tanh", None, np.tanh, ["tanh"], np.array(["tanh"])]
+)
 def test_activation(function, activation):
     given = {**arguments(function), "activation": activation}
     words = f"activation is {activation!r}", "'tanh', 'relu', 'identity'"
@@ -333,7 +336,7 @@ def test_out_that_overlaps_an_input(function, name, source, called):
 
 @pytest.mark.parametrize("source", ["h0", "W_h"])
 def test_out_that_is_an_input_in_part(source):
-    # Every second element, so that only an exact test for overlap may let the other half pass.
+    # Every second element, so that only an exact test for overlap lets the other half pass.
     memory = np.full((2, T + 1, B, H), 7, np.float32)
     given = arguments(fastbptt.forward)
     shape = (B, H) if source == "h0" else (H, H)
@@ -675,7 +678,8 @@ def test_imports_go_one_way(path):
     module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     names = set(imported_modules(path))
     if module == "__init__":
-        assert names <= {"rnn", "checkpointed", "model", "optimizers", "_storage", "training"}
+        named = {"rnn", "checkpointed", "model", "optimizers", "_storage", "training", "_extras"}
+        assert names <= named | set(dir(fastbptt))  # the modules among these at first use
         return
     allowed = {name for name in names if layer(name) < layer(module)}
     if module == "testing":
@@ -697,3 +701,9 @@ def test_docstring_examples(module):
     got = doctest.testmod(module)
     assert got.attempted
     assert not got.failed
+
+
+def test_types_name_every_word():
+    assert typing.get_args(rnn.Activation) == reference.ACTIVATIONS
+    assert typing.get_args(rnn.Backend) == tuple(rnn.BACKENDS)
+    assert typing.get_args(losses.LossName) == tuple(losses.LOSSES)

@@ -1,4 +1,4 @@
-"""Data sets: in which forms they come, what they are turned into, and what is turned away."""
+"""Data sets: the forms they come in, what they are turned into, and what is refused."""
 
 import numpy as np
 import pytest
@@ -190,9 +190,9 @@ def test_classes():
             got = _sequences.targets(given, x, "all", size, cross_entropy, F4)
             assert_holds(got, classes, np.int64)
         unsigned = padded(classes, 4, 7).astype("u8")
-        unsigned[1], unsigned[2, 2:] = 2**64 - 1, 2**63  # past a sequence's length, whatever
+        unsigned[1], unsigned[2, 2:] = 2**64 - 1, 2**63  # past a sequence's length anything goes
         assert_holds(_sequences.targets(unsigned, x, "all", size, cross_entropy, F4), classes, "i8")
-        first_empty = [[], [1, 2]]  # a list without numbers in it is of floats, to NumPy
+        first_empty = [[], [1, 2]]  # to NumPy, a list without numbers in it has floats
         got = _sequences.targets(first_empty, inputs_of([0, 2]), "all", size, cross_entropy, F4)
         assert_holds(got, first_empty, np.int64)
 

@@ -13,8 +13,8 @@ import pytest
 import fastbptt
 from fastbptt._uninterrupted import computed_once, import_whole
 
-# The first calls run into trouble, when the module of a given number is about to be imported or at
-# a given event of the compiler; the calls after them have results.
+# The first calls run into trouble: before the import of the module with a given number, or at a
+# given event of the compiler.  The calls after them succeed.
 PROGRAM = """
 import json, signal, sys, threading
 import numpy as np
@@ -146,7 +146,7 @@ def test_one_within_another():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals")
 def test_a_signal_handler_that_needs_the_same():
-    """It waits for the work that the call it interrupted waits for."""
+    """The handler's call waits for the work that the interrupted call waits for."""
     begun, found = threading.Event(), []
 
     @computed_once
@@ -170,7 +170,7 @@ def test_a_signal_handler_that_needs_the_same():
 
 
 def test_without_threads(monkeypatch):
-    """As when the interpreter ends: the work is done all the same."""
+    """As when the interpreter shuts down: the work is done all the same."""
 
     def start(self):
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""Rounding errors: of tanh in units of the last place, of gradients beside plain NumPy's."""
+"""Rounding errors: of tanh in units of the last place, of gradients compared with plain NumPy."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Accuracy:
             raise NotImplementedError("no type wider than float64 here")
 
     def track_tanh(self, dtype):
-        """The largest error over a million numbers: the states of one step, unit and weight 1."""
+        """The largest error over a million numbers: states after one step of one unit."""
         rng = np.random.default_rng(0)
         sizes = 2 ** rng.uniform(-12, 5, 500_000)
         values = np.concatenate([sizes, -sizes]).astype(dtype)
@@ -34,7 +34,7 @@ class Accuracy:
     track_tanh.unit = "ULP"
 
     def track_gradients(self, dtype):
-        """Root mean square error, over the reference's in the same type: the worst gradient's."""
+        """Root mean square error over the reference's in the same type, of the worst gradient."""
         exact = gradients(reference, dtype, WIDER[dtype])
         errors = (
             [np.sqrt(np.mean((g - e) ** 2)) for g, e in zip(got, exact, strict=True)]
@@ -46,7 +46,7 @@ class Accuracy:
 
 
 def gradients(backend, drawn, dtype):
-    """dW_x, dW_h, db, dx, dh0, computed in dtype, of arrays drawn in another one."""
+    """dW_x, dW_h, db, dx, dh0, computed in `dtype` from arrays drawn in another one."""
     params, x, dh = arrays(SHAPE, drawn)
     params, x, dh = [w.astype(dtype) for w in params], x.astype(dtype), dh.astype(dtype)
     T, B, _ = x.shape

@@ -24,8 +24,8 @@ SHAPES = (
     "1000 1 8 64",
 )
 TINY, SINGLE = SHAPES[0], SHAPES[-1]
-# What is run over commits, and in CI, where every case is a process of a second: a short call on
-# one thread, thin inputs and a size that is no multiple of a tile, whole tiles.
+# What runs over commits, and in CI, where every case is a process of a second: a short call on one
+# thread, thin inputs with a size that is not a multiple of a tile, whole tiles.
 WATCHED = "10 32 3 16", "64 20 1 50", "100 64 64 128"
 
 
@@ -57,7 +57,7 @@ def arrays(shape, dtype="float32"):
 def calls(shape, dtype="float32", backend="numba"):
     """A forward and a backward as functions of no arguments, compiled and called before.
 
-    They write to the same memory each time: fresh pages cost more than short calls do.
+    They write to the same memory each time: fresh pages cost more than short calls.
     """
     params, x, dh = arrays(shape, dtype)
     params = fastbptt.Params(*params)
@@ -77,9 +77,9 @@ def calls(shape, dtype="float32", backend="numba"):
 
 
 def least_seconds(call, together=0.02):
-    """Seconds of the shortest of as many calls as take `together`, one at least.
+    """Seconds of the shortest of as many calls as take `together` seconds, at least one.
 
-    Not their mean: what else the machine does can only make a call longer.
+    Not their mean: whatever else the machine does can only make a call longer.
     """
     least, end = float("inf"), time.perf_counter() + together
     while True:
@@ -92,9 +92,9 @@ def least_seconds(call, together=0.02):
 
 
 def take_turns(calls, turns=10, pause=0.0):
-    """The least seconds of each call, over turns: what disturbs one of them disturbs the others.
+    """The least seconds of each call, taken in turns: what disturbs one disturbs the others.
 
-    `pause` seconds pass before every turn, for the threads of the one before to come to rest.
+    `pause` seconds pass before every turn, so that the threads of the one before come to rest.
     """
     least = [float("inf")] * len(calls)
     for _ in range(turns):
@@ -105,7 +105,7 @@ def take_turns(calls, turns=10, pause=0.0):
 
 
 def need(*modules):
-    """Skip a benchmark where a library is not installed."""
+    """Skip a benchmark if a library is not installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise NotImplementedError(f"{module} is not installed")

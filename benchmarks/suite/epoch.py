@@ -1,8 +1,8 @@
 """An epoch of training: `fit` beside the same loop in torch.
 
-1,347 sequences of 64 numbers in 10 classes, as scikit-learn's digits have them, 64 hidden units,
-minibatches of 32, Adam, the gradient's norm clipped at 1.  The numbers are drawn at random: what
-they are changes nothing in the time.
+1,347 sequences of 64 numbers in 10 classes, as in scikit-learn's digits, 64 hidden units,
+minibatches of 32, Adam, the gradient's norm clipped at 1.  The numbers are drawn at random: the
+time does not depend on them.
 """
 
 import functools
@@ -72,7 +72,7 @@ def run(library):
 
 
 def inside(epoch, names=("forward", "backward", "readout", "readout_backward")):
-    """Seconds of an epoch, and of those in the core's calls."""
+    """Seconds of an epoch, and of its calls of forward, backward and readout."""
     network, spent = fastbptt._network, 0.0
 
     def timed(function):

@@ -1,4 +1,4 @@
-"""Sequences of unequal length in a batch: what is padding should cost little."""
+"""Sequences of unequal length in a batch: padding should cost little."""
 
 import numpy as np
 

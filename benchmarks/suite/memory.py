@@ -1,4 +1,4 @@
-"""Peak memory of a process, and what of it is due to a forward and a backward."""
+"""Peak memory of a process, and the part of it due to a forward and a backward."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a call costs that has next to nothing to compute."""
+"""What a call costs when there is next to nothing to compute."""
 
 import numpy as np
 

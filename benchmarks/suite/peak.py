@@ -1,4 +1,4 @@
-"""The machine's limit: fused multiply-adds a second, measured, not looked up."""
+"""The machine's limit: fused multiply-adds per second, measured, not looked up."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ TURNS = 500_000  # of the loop in one call: some milliseconds
 
 
 def vector_bytes():
-    """Width of this CPU's vector registers.  Not asked of fastbptt, whose share is to be found."""
+    """Width of this CPU's vector registers; not asked of fastbptt, whose share is measured."""
     features = llvm.get_host_cpu_features()
     return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
@@ -62,8 +62,8 @@ def _multiply_add(typingctx, start, turns):
     return start(start, turns), emit
 
 
-# Not kept on disk: Numba's cache would give what was compiled in `benchmarks.suite`, as the tools
-# name this package, to asv, which names it `suite`, and Numba would look for the former.
+# Not cached on disk: asv, which names this package `suite`, would get what Numba has cached for the
+# tools, which name it `benchmarks.suite`, and Numba would look for a module of that name.
 @njit(nogil=True)
 def _burn(start, turns):
     return _multiply_add(start, turns)
@@ -72,7 +72,7 @@ def _burn(start, turns):
 def burner(dtype):
     """A function that keeps all threads busy with multiply-adds, and how many operations it does.
 
-    As many threads as Numba is set to.
+    It uses as many threads as Numba is set to.
     """
     threads, start = numba.get_num_threads(), np.dtype(dtype).type(0.5)
     _burn(start, 1)  # compiles

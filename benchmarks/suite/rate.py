@@ -1,9 +1,9 @@
-"""Time for each operation, and against the machine's limit.
+"""Time per operation, and compared with the machine's limit.
 
-`Rate` is what a change is held to: least times of many calls that take a few milliseconds, on one
-thread, since on a shared machine a core is rarely ours for longer, and two still less.  asv takes
-less of anything to be better, so what is nicer to look at, but grows, is in `Shown`, which
-asv.conf.json excepts from the search for regressions.
+`Rate` is what changes are judged by: the least times of many calls of a few milliseconds, on one
+thread, since on a shared machine a core is rarely ours for longer, let alone two.  asv takes less
+of anything to be better, so numbers that are nicer to look at, but grow, are in `Shown`, which
+asv.conf.json excludes from the search for regressions.
 """
 
 import numba
@@ -15,7 +15,7 @@ SHAPES = "64 20 1 50", "20 32 64 128", "10 32 256 256"
 
 
 def rates(shape, dtype, threads):
-    """Operations a second of forward, backward and the machine."""
+    """Operations per second of forward, backward and the machine."""
     numba.set_num_threads(threads)
     burn, most = burner(dtype)
     counts = (*operations(shape), most)

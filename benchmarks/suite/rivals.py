@@ -1,4 +1,4 @@
-"""What else one could use, for the same: a forward and a backward, every gradient included.
+"""What else one could use for a forward and a backward with every gradient.
 
 NumPy is used with care: one product for all inputs, one for each weight gradient.
 """
@@ -11,8 +11,8 @@ import fastbptt
 
 from .common import arrays, need, take_turns
 
-# An idle thread of OpenBLAS spins for about 0.1 s after a product, and who follows gets less of
-# the machine: in one process each library begins after that.
+# An idle thread of OpenBLAS spins for about 0.1 s after a product, and whoever comes next gets less
+# of the machine: within one process each library waits for it to end.
 PAUSE = 0.2
 
 
@@ -105,7 +105,7 @@ def step(library, shape, dtype="float32"):
 
 
 def equal_threads():
-    """As many threads for each library as Numba is set to, before one of them starts any."""
+    """Give each library as many threads as Numba is set to, before any of them starts one."""
     import numba
 
     if hasattr(os, "sched_setaffinity"):  # XLA and OpenBLAS count the cores they may run on
@@ -115,7 +115,7 @@ def equal_threads():
 class Rivals:
     """Our time over theirs, so that less is better.
 
-    Taking turns in one process: a machine that is slow for a while is slow for both.
+    They take turns in one process: a machine that is slow for a while is slow for both.
     """
 
     version, timeout = "1", 300

@@ -1,5 +1,6 @@
-"""What ``fastbptt demo`` runs, a module each: the forecast of sunspots, and small systems that can
-be followed by hand.
+"""What ``fastbptt demo`` runs, one module per demo.
 
-Each has ``run``, which prints an account and returns its figures.
+One forecasts sunspots, the others are small systems that can be followed by hand.
+
+Each has a function ``run``, which prints what it does and returns its figures.
 """

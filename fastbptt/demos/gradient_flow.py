@@ -1,19 +1,22 @@
 """``fastbptt demo gradient-flow``: why gradients vanish and explode, and what clipping does.
 
-The way back from the last state to an early one is a product with a factor for every step,
+The gradient goes back from the last state to an early one by a product with a factor for each step,
 
     dh_T/dh_t = product over k = t+1 ... T of dh_k/dh_{k-1}        dh_k/dh_{k-1} = f'(z_k) w_h
 
-for one unit.  tanh' is at most 1, so that with |w_h| < 1 the product vanishes, at least as fast as
-|w_h|^(T-t); with |w_h| > 1 it may explode.  With H units and a matrix W_h, |w_h| is its largest
-singular value; here W_h is |w_h| times an orthogonal matrix, whose singular values are all 1, and
-with f = identity the product is |w_h|^(T-t) exactly.
+for one unit.  tanh' is at most 1, so with |w_h| < 1 the product vanishes, at least as fast as
+|w_h|^(T-t); with |w_h| > 1 it may explode.  With H units and a matrix W_h, its largest singular
+value takes the place of |w_h|.  Here W_h is |w_h| times an orthogonal matrix, whose singular values
+are all 1, and with f = identity the norm of the product is exactly |w_h|^(T-t).
 
 One step of gradient descent along an exploding gradient throws the weights far away.  Clipping
 keeps its direction and bounds its norm (Pascanu, Mikolov and Bengio 2013).
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,28 +26,32 @@ from fastbptt.diagnostics import GradientFlow, gradient_flow
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD, clip_by_global_norm
 from fastbptt.plots import plot_gradient_flow
-from fastbptt.rnn import Params, forward, init_params
+from fastbptt.rnn import Activation, Params, forward, init_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Worked by hand: one unit, x = 1 0 0, w_x = 1, w_h = 1/2, tanh
-BY_HAND = [
+BY_HAND: list[tuple[str, float]] = [
     ("dh_3/dh_2 = (1 - .180^2)/2", 0.484),
     ("dh_3/dh_1 = .484 (1 - .363^2)/2", 0.210),
     ("dh_3/dh_0 = .210 (1 - .762^2)/2", 0.044),
 ]
 T, B, H = 50, 8, 32
-SCALES = {"below": 0.8, "at": 1.0, "above": 1.25}  # |w_h|
+SCALES: dict[str, float] = {"below": 0.8, "at": 1.0, "above": 1.25}  # |w_h|
 LENGTH = 20  # of the sequences of zeros and ones that are summed
 STEPS = 600
 MAX_NORM = 1.0
 
 
 class Descent(NamedTuple):
-    """A training that began with |w_h| above 1.
+    """A training run that began with |w_h| above 1.
 
     Attributes
     ----------
     losses, norms : list of float
-        Before each step, the norms before clipping; up to the first that is not finite.
+        Loss and norm of the gradient, unclipped, before each step, up to the first infinite or NaN
+        loss.
     """
 
     losses: list[float]
@@ -70,7 +77,7 @@ class Result(NamedTuple):
     clipped: Descent
 
 
-def run(*, seed=0, plot=None):
+def run(*, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
     """Follow a product by hand, compute those of larger networks, and train with clipping.
 
     Parameters
@@ -78,7 +85,7 @@ def run(*, seed=0, plot=None):
     seed : int
         Of weights and inputs.
     plot : path-like, optional
-        PNG file to write: the three ways back, and the norms of clipped gradients.
+        PNG file to write: gradients on their way back, and the norms before and after clipping.
 
     Returns
     -------
@@ -87,7 +94,7 @@ def run(*, seed=0, plot=None):
     Raises
     ------
     MissingExtraError
-        Where a plot is wanted and matplotlib not installed.
+        If a plot is wanted and matplotlib is not installed.
     """
     figure = None if plot is None else new_figure(11, 7.5)
     got = example()
@@ -114,13 +121,13 @@ def run(*, seed=0, plot=None):
         f"  without clipping: loss {_arrow(unclipped.losses)}\n"
         f"  clipped to the norm {MAX_NORM:g}: loss {_arrow(clipped.losses)}"
     )
-    if figure is not None:
+    if figure is not None and plot is not None:
         draw(figure, tanh, clipped)
         write_figure(figure, plot)
     return Result(got, identity, tanh, unclipped, clipped)
 
 
-def example():
+def example() -> list[float]:
     """The products worked by hand, by :func:`fastbptt.diagnostics.gradient_flow`."""
     params = Params(np.ones((1, 1)), np.full((1, 1), 0.5), np.zeros(1))
     x = np.array([1.0, 0.0, 0.0]).reshape(3, 1, 1)
@@ -128,10 +135,10 @@ def example():
     return (10 ** found.log10_jacobian[2::-1, 0]).tolist()
 
 
-def flow(scale, activation, seed):
+def flow(scale: float, activation: Activation, seed: int) -> GradientFlow:
     """The way back through a network whose W_h has all singular values equal to `scale`.
 
-    Its inputs are weak, so that tanh stays clear of its flat ends.
+    Its inputs are small, so that tanh does not saturate.
     """
     rng = np.random.default_rng(seed)
     W_x, W_h, b = init_params(1, H, dtype="float64", seed=rng)
@@ -142,7 +149,7 @@ def flow(scale, activation, seed):
     return gradient_flow(params, x, h, dh / np.linalg.norm(dh), activation=activation)
 
 
-def descend(seed, max_norm):
+def descend(seed: int, max_norm: float) -> Descent:
     """Gradient descent with momentum, all sequences at once."""
     x, y = zeros_and_ones(100, LENGTH, seed=seed)
     model = RNN(1, 1, 1, activation="identity", dtype="float64", seed=seed)
@@ -158,9 +165,9 @@ def descend(seed, max_norm):
     return Descent(losses, norms)
 
 
-def draw(figure, flows, clipped):
-    """The three ways back on one scale, and the norms of the training with clipping."""
-    grid = figure.subplots(2, 2)
+def draw(figure: Figure, flows: dict[str, GradientFlow], clipped: Descent) -> None:
+    """Draw the three ways back on one scale, and the norms of the training run with clipping."""
+    grid: Any = figure.subplots(2, 2)
     for ax, (name, found) in zip(grid.flat, flows.items(), strict=False):
         plot_gradient_flow(found, ax)
         ax.set_ylim(-6, 5)
@@ -176,10 +183,10 @@ def draw(figure, flows, clipped):
     ax.legend(frameon=False)
 
 
-def _norm(found):
+def _norm(found: GradientFlow) -> str:
     """The norm of dh_T/dh_0, the median of the sequences."""
     return f"{10 ** np.median(found.log10_jacobian[0]):.3g}"
 
 
-def _arrow(losses):
+def _arrow(losses: list[float]) -> str:
     return f"{losses[0]:.2g} -> {losses[-1]:.2g} in {len(losses) - 1} steps"

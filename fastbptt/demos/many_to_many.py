@@ -2,15 +2,15 @@
 
     h_t = f(x_t W_x + h_{t-1} W_h + b)        y_t = h_t W_y + b_y
 
-Every step has a loss of its own, so that its gradient dy_t joins the one that comes back through
+Every step has a loss of its own, so its gradient dy_t is added to the one that comes back through
 time:
 
     dz_t = (dy_t W_y^T + dz_{t+1} W_h^T) f'(z_t)
     dW_x = sum_t x_t^T dz_t        dW_h = sum_t h_{t-1}^T dz_t        db = sum_t dz_t
     dW_y = sum_t h_t^T dy_t        db_y = sum_t dy_t
 
-A model of text reads characters and at each step gives the probabilities of the next one, the
-softmax of y_t.  To write, it draws a character from them and reads that in turn.
+A model of text reads characters, and at each step gives the probabilities of the next one, the
+softmax of y_t.  To write, it draws a character from them, reads that one next, and so on.
 """
 
 import math
@@ -23,12 +23,12 @@ from fastbptt.datasets import encode, genesis, one_hot
 from fastbptt.demos.show import print_by_hand
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
-from fastbptt.training import fit
+from fastbptt.training import History, fit
 
 # Worked by hand: x = 1 2 3 with the targets 1 2 3, one hidden unit, f = identity,
 # w_x = w_h = 1/2, w_y = 2, no biases, squared errors
-WEIGHTS = {"layers.0.W_x": 0.5, "layers.0.W_h": 0.5, "W_y": 2.0}
-BY_HAND = [
+WEIGHTS: dict[str, float] = {"layers.0.W_x": 0.5, "layers.0.W_h": 0.5, "W_y": 2.0}
+BY_HAND: list[tuple[str, float | str]] = [
     ("y = 2h, h = 1/2 5/4 17/8", "1 2.5 4.25"),
     ("L = 0 + .5^2 + 1.25^2", 1.8125),
     ("dW_x = 2.25 (1) + 4.5 (2) + 5 (3)", 26.25),
@@ -41,8 +41,8 @@ PIECES = 32  # of the text, read side by side
 T = 32  # steps that gradients reach back; the state goes on
 LEARNING_RATE = 5e-3  # at first; decays along a cosine
 MAX_NORM = 1.0  # of the gradient
-SHOWN = 1, 2, 5, 10  # epochs after which the model writes, beside the last
-TEMPERATURE = 0.5  # below 1 it draws likely characters more often than their probability
+SHOWN = 1, 2, 5, 10  # epochs after which the model writes, as it does after the last
+TEMPERATURE = 0.5  # below 1: likely characters are drawn more often than their probability
 
 
 class Result(NamedTuple):
@@ -55,12 +55,12 @@ class Result(NamedTuple):
     loss : float
         Its loss.
     gradients : dict of str to float
-        Of the five weights there, by the names of :meth:`fastbptt.RNN.parameters`.
+        Its gradients, by the names of :meth:`fastbptt.RNN.parameters`.
     entropy : float
-        Of the text's characters by their frequency alone, in nats: the loss of a model without
-        memory.
+        Entropy of the text's characters by their frequency alone, in nats: the loss of a model
+        without memory.
     losses : list of float
-        Of each epoch, in nats a character.
+        Loss in each epoch, in nats per character.
     samples : list of str
         What the model wrote.
     """
@@ -73,7 +73,7 @@ class Result(NamedTuple):
     samples: list[str]
 
 
-def run(*, hidden=192, epochs=20, seed=0):
+def run(*, hidden: int = 192, epochs: int = 20, seed: int = 0) -> Result:
     """Follow three steps by hand, then learn to write from the Book of Genesis.
 
     Parameters
@@ -83,7 +83,7 @@ def run(*, hidden=192, epochs=20, seed=0):
     epochs : int
         Passes over the text.
     seed : int
-        Of the weights, the order of training and what the model writes.
+        Seeds the weights, the order of training and what the model writes.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def run(*, hidden=192, epochs=20, seed=0):
     model = RNN(len(alphabet), hidden, len(alphabet), output="all", seed=seed)
     optimizer, samples = Adam(LEARNING_RATE), []
 
-    def after_epoch(model, history):
+    def after_epoch(model: RNN, history: History) -> None:
         done = len(history.loss)
         optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
         if done in SHOWN or done == epochs:
@@ -123,8 +123,8 @@ def run(*, hidden=192, epochs=20, seed=0):
     return Result(outputs, loss, gradients, entropy, history.loss, samples)
 
 
-def example():
-    """What the network makes of the steps worked by hand: outputs, loss, gradients."""
+def example() -> tuple[list[float], float, dict[str, float]]:
+    """Outputs, loss and gradients of the network in the example worked by hand."""
     model = RNN(1, 1, 1, activation="identity", output="all")
     for name, array in model.parameters().items():
         array[...] = WEIGHTS.get(name, 0.0)
@@ -134,14 +134,14 @@ def example():
     return outputs, loss, {name: d.item() for name, d in gradients.items()}
 
 
-def pieces(codes, size):
-    """The text in equal pieces side by side: one-hot x (N, T, size), and what follows, y (N, T)."""
+def pieces(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The text in equal pieces: one-hot x (N, T, size), and the next characters, y (N, T)."""
     length = (len(codes) - 1) // PIECES
     end = PIECES * length
     return one_hot(codes[:end].reshape(PIECES, -1), size), codes[1 : end + 1].reshape(PIECES, -1)
 
 
-def write(model, alphabet, length, seed):
+def write(model: RNN, alphabet: str, length: int, seed: int) -> str:
     """A text that the model makes up, from the start of a line."""
     rng = np.random.default_rng(seed)
     code, state, text = alphabet.index("\n"), None, ""

@@ -1,12 +1,12 @@
 """``fastbptt demo sentiment``: whether a sentence is favourable, from its words one by one.
 
-x_t is the one-hot vector of a word, sentences differ in length, and the last state h_T gives the
+x_t is the one-hot vector of a word.  Sentences differ in length, and the last state h_T gives the
 probability p that the label y is 1:
 
     h_t = tanh(x_t w_i + h_{t-1} w_h + b)        p = sigmoid(h_T w_o + b_o)
     L = -y log p - (1 - y) log(1 - p)            dL/dw_o = h_T^T (p - y)        dL/db_o = p - y
 
-The chain rule back through the words, from dz_T = (p - y) w_o^T (1 - h_T^2):
+By the chain rule, back through the words from dz_T = (p - y) w_o^T (1 - h_T^2):
 
     dz_t = dz_{t+1} w_h^T (1 - h_t^2)
     dL/dw_i = sum_t x_t^T dz_t        dL/dw_h = sum_t h_{t-1}^T dz_t        dL/db = sum_t dz_t
@@ -22,12 +22,16 @@ from fastbptt.datasets import sentiment_example
 from fastbptt.demos.show import print_by_hand
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD
-from fastbptt.training import fit
+from fastbptt.training import History, fit
 
 # Worked by hand: "cat mat rat" with label 1, one hidden unit,
 # w_i = 1/2 for cat, -1/2 for mat, 1 for rat, w_h = 1/2, w_o = 1, no biases
-WEIGHTS = {"layers.0.W_x": [[0.5], [-0.5], [1.0]], "layers.0.W_h": [[0.5]], "W_y": [[1.0]]}
-BY_HAND = [
+WEIGHTS: dict[str, list[list[float]]] = {
+    "layers.0.W_x": [[0.5], [-0.5], [1.0]],
+    "layers.0.W_h": [[0.5]],
+    "W_y": [[1.0]],
+}
+BY_HAND: list[tuple[str, float]] = [
     ("h_1 = tanh(.5)", 0.462),
     ("h_2 = tanh(-.5 + .462/2)", -0.263),
     ("h_3 = tanh(1 - .263/2)", 0.701),
@@ -52,9 +56,9 @@ class Result(NamedTuple):
     Attributes
     ----------
     example : list of float
-        What is worked by hand, in its order.
+        The numbers worked by hand, in the same order.
     accuracy : dict of str to float
-        For each set of sentences: share of them on the right side of 1/2 after training.
+        For each set of sentences: the share with p on the right side of 1/2 after training.
     losses : dict of str to list of float
         For each set: the loss before each step.
     """
@@ -64,13 +68,13 @@ class Result(NamedTuple):
     losses: dict[str, list[float]]
 
 
-def run(*, seed=0):
+def run(*, seed: int = 0) -> Result:
     """Follow one sentence by hand, then train on both sets.
 
     Parameters
     ----------
     seed : int
-        Of the initial weights.
+        Seeds the initial weights.
 
     Returns
     -------
@@ -96,13 +100,13 @@ def run(*, seed=0):
     return Result(got, accuracy, losses)
 
 
-def example():
-    """What the network makes of the sentence worked by hand: a number for each row there."""
+def example() -> list[float]:
+    """What the network computes for the sentence worked by hand: a number for each row there."""
     x, y, words = sentiment_example("mat")
     model = RNN(len(words), 1, 1, dtype="float64")
     for name, array in model.parameters().items():
         array[...] = WEIGHTS.get(name, 0.0)
-    # The weight w_o = 1 and the bias 0 show the states themselves at the output.
+    # With the weight w_o = 1 and no bias, outputs are the states themselves.
     states = [model.predict([x[0][:t]]).item() for t in (1, 2, 3)]
     loss, d = model.loss_and_grads(x[:1], y[:1], loss="bce")
     by_word = dict(zip(words, d["layers.0.W_x"][:, 0].tolist(), strict=True))
@@ -113,7 +117,7 @@ def example():
     ]  # fmt: skip
 
 
-def train(x, y, seed):
+def train(x: list[np.ndarray], y: np.ndarray, seed: int) -> tuple[RNN, History]:
     """A trained model and its history."""
     model = RNN(x[0].shape[1], HIDDEN, 1, dtype="float64", seed=seed)
     history = fit(
@@ -125,6 +129,6 @@ def train(x, y, seed):
     return model, history
 
 
-def probabilities(model, x):
+def probabilities(model: RNN, x: list[np.ndarray]) -> np.ndarray:
     """p for each sentence, (N, 1)."""
     return 1 / (1 + np.exp(-model.predict(x)))

@@ -5,12 +5,12 @@ over N sequences:
 
     h_t = f(x_t w_x + h_{t-1} w_h)        L = 1/N sum (h_T - y)^2
 
-The chain rule, step by step back from the last: with g_T = dL/dh_T = 2/N (h_T - y),
+By the chain rule, step by step from the last one back: with g_T = dL/dh_T = 2/N (h_T - y),
 
     step t adds  sum g_t f'(z_t) x_t      to dL/dw_x
                  sum g_t f'(z_t) h_{t-1}  to dL/dw_h        g_{t-1} = g_t f'(z_t) w_h
 
-f = identity with both weights 1 adds up exactly, h_t = h_{t-1} + x_t, sequences of any length.
+With f = identity and both weights 1 the sum is exact for any length: h_t = h_{t-1} + x_t.
 """
 
 from typing import NamedTuple
@@ -23,15 +23,15 @@ from fastbptt.losses import mse
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD
 from fastbptt.rnn import Params, backward, forward
-from fastbptt.training import fit
+from fastbptt.training import History, fit
 
 # Worked by hand for 1 0 0, 0 1 1 and 1 1 1 with the sums 1, 2 and 3.
 # Weights 1, tanh: the states, and the mean squared error of the last ones
-STATES = np.array([[0.76, 0.64, 0.57], [0, 0.76, 0.94], [0.76, 0.94, 0.96]])
+STATES: np.ndarray = np.array([[0.76, 0.64, 0.57], [0, 0.76, 0.94], [0.76, 0.94, 0.96]])
 LOSS = 1.82
 # What each step adds to dL/dw_x and dL/dw_h, from those rounded states and with f' = 1.  In step 3
 # both sequences that end in 1 count for w_x: 1 1 1 alone would give -1.36.
-BY_STEP = [
+BY_STEP: list[tuple[str, float]] = [
     ("step 1, w_x: 2/3 [(.57-1) 1 + (.96-3) 1]", -1.65),
     ("step 2, w_x: 2/3 [(.94-2) 1 + (.96-3) 1]", -2.07),
     ("step 3, w_x: 2/3 [(.94-2) 1 + (.96-3) 1]", -2.07),
@@ -40,13 +40,13 @@ BY_STEP = [
     ("step 3, w_h: 2/3 [(.57-1) .64 + (.94-2) .76 + (.96-3) .94]", -2.00),
 ]
 # Weights 1/2, identity: h_3 = (x_1/4 + x_2/2 + x_3)/2
-LINEAR = [
+LINEAR: list[tuple[str, float | str]] = [
     ("h_3 of 1 0 0, 0 1 1, 1 1 1", "1/8 3/4 7/8"),
     ("dL/dw_x = sum 2/3 (h_3 - y) (x_1/4 + x_2/2 + x_3)", -3.875),
     ("dL/dw_h = sum 2/3 (h_3 - y) (x_1 + x_2)/2", -2.125),
 ]
 
-TRAINED_LENGTHS = range(1, 11)
+TRAINED_LENGTHS: range = range(1, 11)
 OTHER_LENGTHS = (20, 50, 100)
 
 
@@ -56,7 +56,7 @@ class Result(NamedTuple):
     Attributes
     ----------
     states : ndarray, (3, 3)
-        Of each sequence (row) at each step, with tanh.
+        States of each sequence (row) at each step, with tanh.
     loss : float
         Mean squared error of the last of them.
     by_step : ndarray, (2, 3)
@@ -66,7 +66,7 @@ class Result(NamedTuple):
     model : RNN
         The trained network.
     right : dict of int to float
-        For lengths not trained on: share of sequences whose rounded output is their sum.
+        For lengths not trained on: the share of sequences whose rounded output is their sum.
     """
 
     states: np.ndarray
@@ -77,13 +77,13 @@ class Result(NamedTuple):
     right: dict[int, float]
 
 
-def run(*, seed=0):
+def run(*, seed: int = 0) -> Result:
     """Follow the example by hand, then train.
 
     Parameters
     ----------
     seed : int
-        Of the weights, the sequences and their order.
+        Seeds the weights, the sequences and their order.
 
     Returns
     -------
@@ -131,10 +131,10 @@ def run(*, seed=0):
     return Result(states, loss, by_step, linear, model, right)
 
 
-def gradients_by_step(params, x, h, dh):
+def gradients_by_step(params: Params, x: np.ndarray, h: np.ndarray, dh: np.ndarray) -> np.ndarray:
     """What each step adds to the gradients of w_x and w_h, (2, T), with f' taken as 1.
 
-    One step at a time: its gradient of the state before it is the next one's `dh`.
+    One step at a time: the gradient at the state before a step is the `dh` of the step before it.
     """
     steps = np.empty((2, len(x)))
     for t in reversed(range(len(x))):
@@ -144,8 +144,8 @@ def gradients_by_step(params, x, h, dh):
     return steps
 
 
-def train(seed):
-    """One unit, from a memory that fades, on sequences of several lengths."""
+def train(seed: int) -> tuple[RNN, History]:
+    """Train one unit, whose memory fades at first, on sequences of several lengths."""
     rng = np.random.default_rng(seed)
     drawn = [zeros_and_ones(40, length, seed=rng) for length in TRAINED_LENGTHS]
     x = [sequence for sequences, _ in drawn for sequence in sequences]
@@ -161,5 +161,5 @@ def train(seed):
     return model, history
 
 
-def _row(states):
+def _row(states: np.ndarray) -> str:
     return " ".join(f"{state:.2f}" for state in states)

@@ -7,9 +7,12 @@ The network reads the series month by month; y_t is its forecast of the next mon
 It is trained on windows of the earlier years, in minibatches, by Adam with clipped gradients.
 """
 
+from __future__ import annotations
+
 import math
+import os
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +23,11 @@ from fastbptt.losses import mse
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.plots import plot_forecast
-from fastbptt.rnn import warmup
-from fastbptt.training import fit
+from fastbptt.rnn import Backend, warmup
+from fastbptt.training import History, fit
 
 T = 96  # months in a window
-SETTLE = 24  # months at a window's start that only fill the state: no loss there
+SETTLE = 24  # months at a window's start that only fill the state; they have no loss
 B = 32  # windows in a minibatch
 HELD_OUT = 0.2  # of the years, the last ones
 LEARNING_RATE = 3e-3  # at first; decays along a cosine
@@ -41,9 +44,9 @@ class Result(NamedTuple):
     rmse : float
         The network's forecast error over the held-out months, in sunspot numbers.
     naive_rmse : float
-        The same for the forecast that next month will be as this month.
+        The same for the forecast that next month will be like this one.
     interrupted : bool
-        Ctrl-C ended the training early.
+        Whether Ctrl-C ended the training early.
     """
 
     losses: list[float]
@@ -52,8 +55,16 @@ class Result(NamedTuple):
     interrupted: bool
 
 
-def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=None):
-    """Train on the first 80 % of the years, forecast the months of the rest, print what came out.
+def run(
+    *,
+    hidden: int = 32,
+    epochs: int = 10,
+    seed: int = 0,
+    backend: Backend = "numba",
+    compare: bool = True,
+    plot: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Train on the first 80 % of the years, forecast the months of the rest, and print the results.
 
     Parameters
     ----------
@@ -62,12 +73,12 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
     epochs : int
         Passes over all windows of the training years.
     seed : int
-        Of the weights and of the minibatches' order.
+        Seeds the weights and the order of the minibatches.
     backend : {"numba", "numpy"}
         What trains and forecasts.
     compare : bool
-        Whether to run both backends on the same minibatches first: how far their results differ,
-        and how long each takes.
+        First run both backends on the same minibatches, to print how far their results differ and
+        how long each takes.
     plot : path-like, optional
         PNG file to write: forecast and truth over the held-out years.
 
@@ -78,7 +89,7 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
     Raises
     ------
     MissingExtraError
-        Where tqdm is not installed.
+        If tqdm is not installed.
     """
     import_extra("tqdm.auto", "train", "the demo")
     year, sunspots = sunspots_monthly()
@@ -90,7 +101,7 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
         f"hold out {int(year[cut])} to {int(year[-1])} ({len(series) - cut} months)"
     )
     x, y = windows(series[:cut])
-    # Before the kernels are compiled: there may be too little memory for it.
+    # Made before the kernels are compiled, since it may need more memory than there is.
     model, optimizer = new_model(hidden, seed, backend), Adam(LEARNING_RATE)
     if backend == "numba" or compare:
         print("Compiling the Numba kernels, or loading them from the disk: ", end="", flush=True)
@@ -100,7 +111,7 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
     if compare:
         print_comparison(x, y, hidden, seed)
 
-    def decay(_, history):
+    def decay(_: RNN, history: History) -> None:
         optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * len(history.loss) / epochs)) / 2
 
     history = fit(
@@ -113,7 +124,7 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
     if history.loss:
         print(f"Loss: {history.loss[0]:.4f} in the first epoch, {history.loss[-1]:.4f} in the last")
 
-    # The state runs through the whole series; a month's forecast sees the months before it only.
+    # The state runs through the whole series; a month's forecast sees only the months before it.
     forecast = model.predict(series[np.newaxis, :-1])[0, :, 0]
     forecast = np.maximum(forecast * std + mean, 0)[cut - 1 :]
     truth, this_month = sunspots[cut:], sunspots[cut - 1 : -1]
@@ -131,32 +142,39 @@ def run(*, hidden=32, epochs=10, seed=0, backend="numba", compare=True, plot=Non
     return Result(history.loss, rmse, naive_rmse, interrupted)
 
 
-def windows(series):
-    """All windows of T months x and the months after each y, (N, T) both."""
+def windows(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All windows of T months, x, and the month after each month, y; both (N, T)."""
     months = np.lib.stride_tricks.sliding_window_view(series, T + 1)
     return months[:, :-1], months[:, 1:]
 
 
-def new_model(hidden, seed, backend):
-    """A network that forecasts at every step, with half an orthogonal matrix as W_h: memory that
-    fades suits a noisy series."""
+def new_model(hidden: int, seed: int, backend: Backend) -> RNN:
+    """A network that forecasts at every step.
+
+    Its W_h is half an orthogonal matrix: memory that fades suits a noisy series.
+    """
     model = RNN(1, hidden, 1, output="all", seed=seed, backend=backend)
     model.parameters()["layers.0.W_h"][...] /= 2
     return model
 
 
-def settled_mse(y, target, mask=None):
-    """Mean squared error of the forecasts past the first SETTLE months."""
+def settled_mse(
+    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
+    """Mean squared error of the forecasts after the first SETTLE months."""
     settled = np.zeros(y.shape[:2], bool)
     settled[SETTLE:] = True
     return mse(y, target, settled if mask is None else settled & mask)
 
 
-def print_comparison(x, y, hidden, seed, rounds=7, steps=10):
-    """Both backends on the same minibatches: how far their results differ, how long each takes."""
+def print_comparison(
+    x: np.ndarray, y: np.ndarray, hidden: int, seed: int, rounds: int = 7, steps: int = 10
+) -> None:
+    """Run both backends on the same minibatches; print how far they differ and their times."""
     rng = np.random.default_rng(0)
     batches = [(x[i], y[i]) for i in rng.integers(0, len(x), (steps, B))]
-    models = {backend: new_model(hidden, seed, backend) for backend in ("numpy", "numba")}
+    backends: tuple[Backend, ...] = "numpy", "numba"
+    models = {backend: new_model(hidden, seed, backend) for backend in backends}
 
     results = []
     for model in models.values():
@@ -171,7 +189,7 @@ def print_comparison(x, y, hidden, seed, rounds=7, steps=10):
     print("   ", "  ".join(differences))
 
     ms = {"numpy": math.inf, "numba": math.inf}
-    for _ in range(rounds):  # they take turns, so that what slows the machine down hits both
+    for _ in range(rounds):  # they take turns, so that whatever slows the machine down hits both
         for backend, model in models.items():
             start = time.perf_counter()
             for batch in batches:
@@ -187,10 +205,18 @@ def print_comparison(x, y, hidden, seed, rounds=7, steps=10):
     )
 
 
-def draw(path, year, truth, forecast, rmse, naive_rmse):
-    """The held-out years, and the last of them once more."""
+def draw(
+    path: str | os.PathLike[str],
+    year: np.ndarray,
+    truth: np.ndarray,
+    forecast: np.ndarray,
+    rmse: float,
+    naive_rmse: float,
+) -> None:
+    """Draw the held-out years, and the last of them once more."""
     figure = new_figure(11, 7.5)
-    whole, part = figure.subplots(2, 1)
+    grid: Any = figure.subplots(2, 1)
+    whole, part = grid
     for axes in (whole, part):
         plot_forecast(truth, forecast, axes, x=year)
         axes.set_ylabel("monthly mean sunspot number")

@@ -1,4 +1,4 @@
-"""``fastbptt demo tomorrow``: tomorrow's value from those of three days, by two weights.
+"""``fastbptt demo tomorrow``: forecast tomorrow's value from the last three, with two weights.
 
 A recurrent network of one linear unit, h_t = x_t w1 + h_{t-1} w2 from h_0 = 0, unrolled over three
 values:
@@ -10,9 +10,12 @@ The loss is the sum of squared residuals, SSR = sum (observed - predicted)^2, an
     dSSR/dw1 = sum -2 (observed - predicted) (daybefore w2^2 + yesterday w2 + today)
     dSSR/dw2 = sum -2 (observed - predicted) (daybefore 2 w1 w2 + yesterday w1)
 
-n unrolled steps carry w2^n: dh_n/dh_0 = w2^n vanishes for abs(w2) < 1 and explodes for abs(w2) > 1.
+Over n steps dh_n/dh_0 = w2^n, which vanishes for abs(w2) < 1 and explodes for abs(w2) > 1.
 """
 
+from __future__ import annotations
+
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +27,7 @@ from fastbptt.plots import plot_forecast
 from fastbptt.rnn import Params, backward, forward
 
 # Worked by hand: daybefore 1, yesterday 2, today 3, observed 4, both weights 1/2
-BY_HAND = [
+BY_HAND: list[tuple[str, float]] = [
     ("predicted = 1 (1/8) + 2 (1/4) + 3 (1/2)", 2.125),
     ("SSR = (4 - 2.125)^2", 3.515625),
     ("dSSR/dw1 = -2 (1.875) (1/4 + 2/2 + 3)", -15.9375),
@@ -45,13 +48,13 @@ class Result(NamedTuple):
     losses : list of float
         SSR over the training years before each step, in (100 sunspots)^2.
     weights : tuple of float
-        w1 and w2 in the end.
+        Final w1 and w2.
     difference : float
         Largest relative difference of a gradient from the closed form during training.
     rmse : float
         Error over the held-out years, in sunspot numbers.
     naive_rmse : float
-        The same for the forecast that next year will be as this year.
+        The same for the forecast that next year will be like this one.
     """
 
     example: tuple[float, float, float, float]
@@ -62,7 +65,7 @@ class Result(NamedTuple):
     naive_rmse: float
 
 
-def run(*, plot=None):
+def run(*, plot: str | os.PathLike[str] | None = None) -> Result:
     """Follow one prediction by hand, then train on the yearly sunspot numbers.
 
     Parameters
@@ -77,7 +80,7 @@ def run(*, plot=None):
     Raises
     ------
     MissingExtraError
-        Where a plot is wanted and matplotlib not installed.
+        If a plot is wanted and matplotlib is not installed.
     """
     figure = None if plot is None else new_figure(9, 4)
     example = predict_and_differentiate(weights(0.5, 0.5), np.array([[1.0, 2.0, 3.0, 4.0]]))
@@ -94,7 +97,7 @@ def run(*, plot=None):
     )
 
     year, sunspots = sunspots_yearly()
-    # (N, 4): day before, yesterday, today, and what then was observed; here the days are years.
+    # (N, 4): day before, yesterday, today, and what was observed then; here the days are years.
     windows = np.lib.stride_tricks.sliding_window_view(sunspots / 100, 4)
     cut = int((1 - HELD_OUT) * len(windows))
     params, losses, difference = train(windows[:cut])
@@ -113,7 +116,7 @@ def run(*, plot=None):
         f"  forecast of {int(year[cut + 3])} to {int(year[-1])}, RMSE in sunspot numbers: "
         f"{rmse:.1f}, naive (as this year) {naive_rmse:.1f}"
     )
-    if figure is not None:
+    if figure is not None and plot is not None:
         ax = plot_forecast(truth, forecast, figure.subplots(), x=year[cut + 3 :])
         ax.set_title(f"A year ahead: RMSE {rmse:.1f}, naive (as this year) {naive_rmse:.1f}")
         ax.set_xlabel("year")
@@ -123,12 +126,14 @@ def run(*, plot=None):
     return Result(example, losses, (w1, w2), difference, rmse, naive_rmse)
 
 
-def weights(w1, w2):
+def weights(w1: float, w2: float) -> Params:
     """The network's weights; its bias stays 0."""
     return Params(np.array([[w1]]), np.array([[w2]]), np.zeros(1))
 
 
-def predict_and_differentiate(params, windows):
+def predict_and_differentiate(
+    params: Params, windows: np.ndarray
+) -> tuple[np.ndarray, float, float, float]:
     """Predictions (N,), SSR, dSSR/dw1 and dSSR/dw2 by the network; windows are (N, n + 1)."""
     x = windows[:, :-1].T[..., np.newaxis]  # (n, N, 1)
     h = forward(params, x, activation="identity")
@@ -137,7 +142,7 @@ def predict_and_differentiate(params, windows):
     return h[-1, :, 0], value, dparams.W_x.item(), dparams.W_h.item()
 
 
-def closed_form(windows, w1, w2):
+def closed_form(windows: np.ndarray, w1: float, w2: float) -> tuple[float, float]:
     """dSSR/dw1 and dSSR/dw2 by the formulas above; windows are (N, 4)."""
     daybefore, yesterday, today, observed = windows.T
     residual = observed - (daybefore * w1 * w2**2 + yesterday * w1 * w2 + today * w1)
@@ -146,15 +151,15 @@ def closed_form(windows, w1, w2):
     return float(dw1), float(dw2)
 
 
-def carried(w2, n):
+def carried(w2: float, n: int) -> float:
     """dh_n/dh_0, by the network."""
     params, x = weights(1.0, w2), np.zeros((n, 1, 1))
     h = forward(params, x, activation="identity")
     return backward(params, x, h, np.ones((1, 1)), activation="identity").h0.item()
 
 
-def train(windows):
-    """Plain gradient descent from w1 = w2 = 1/2.
+def train(windows: np.ndarray) -> tuple[Params, list[float], float]:
+    """Run plain gradient descent from w1 = w2 = 1/2.
 
     Returns
     -------
