@@ -27,7 +27,8 @@ import pytest
 import fastbptt
 from fastbptt import Params
 from fastbptt.kernels import _drivers, _threads
-from fastbptt.kernels._simd import float_modes, set_float_modes
+from fastbptt.kernels._simd import float_modes, pointer, set_float_modes
+from fastbptt.kernels._threads import wait_for_late_workers
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer; two groups of sequences with sums of their own, fewer
@@ -503,6 +504,21 @@ print(json.dumps(errors))
     assert len(errors) == 3
     assert "threading layer" in errors[0]
     assert len(set(errors)) == 1
+
+
+@numba.njit
+def end(counters, threads):
+    """What a worker does last."""
+    wait_for_late_workers(pointer(counters), threads)  # pyright: ignore[reportCallIssue]
+
+
+def test_a_thread_with_all_slots_waits_once():
+    """As under tbb, where the others get no core: each wait costs a turn of all who want it."""
+    ended = np.zeros(8, np.int64)
+    end(ended, 8)
+    assert ended[0] >= 8  # what the next ones would wait for
+    for _ in range(7):
+        end(ended, 8)
 
 
 # What calls leave behind
