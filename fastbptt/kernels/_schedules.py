@@ -67,13 +67,13 @@ def forward_space(p, block, slot):
     return block if p.plan.blocks <= p.plan.threads else slot
 
 
-# Backward: what is packed, and padding cleared; then, group by group and time block by time block,
-# from the last step to the first, the block's state gradients and the other gradients of the block
-# before it.  So what lags in one phase is caught up in the next.  Two buffers serve in turn.
+# Backward: panels are packed and padding is cleared.  Then, group by group and time block by time
+# block from the last step to the first, come a block's state gradients and the other gradients of
+# the block before it: threads that lag in one phase catch up in the next.  Two buffers serve in turn.
 #
-# Where every group has weight gradients of its own, a ticket is for all pieces of a group.  One
-# worker does them in order, in two buffers of its own, each block's other gradients right after its
-# state gradients, while the buffer is in the worker's cache.  In the end the groups are added up.
+# If every group has weight gradients of its own, a ticket is for all pieces of a group.  One worker
+# does them in order, in two buffers of its own, each block's other gradients right after its state
+# gradients, while the buffer is in the worker's cache.  In the end the groups are added up.
 
 
 class TimeBlock(NamedTuple):
