@@ -69,7 +69,7 @@ def forward_space(p, block, slot):
 
 # Backward: panels are packed and padding is cleared.  Then, group by group and time block by time
 # block from the last step to the first, come a block's state gradients and the other gradients of
-# the block before it: threads that lag in one phase catch up in the next.  Two buffers serve in turn.
+# the block before it: threads that lag in one phase catch up in the next.  Two buffers take turns.
 #
 # If every group has weight gradients of its own, a ticket is for all pieces of a group.  One worker
 # does them in order, in two buffers of its own, each block's other gradients right after its state
