@@ -149,7 +149,8 @@ class RNN:
         y = np.zeros((len(x), *((steps,) if every else ()), self.output_size), self.dtype)
         ys = []
         for index, its_y, its_state in self._outputs(x, state):
-            after[:, index] = its_state
+            if return_state:
+                after[:, index] = its_state
             if not every:
                 y[index] = its_y
                 continue
