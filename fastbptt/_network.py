@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fastbptt import _checks
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
-from fastbptt.rnn import init_params, readout, readout_backward
+from fastbptt.rnn import find_backend, init_params, readout
 
 # Elements of the states that `Network.outputs` keeps at a time, 32 MiB of float32.
 KEPT_STATES = 8 << 20
@@ -269,6 +270,10 @@ class Network:
         self, top: np.ndarray, dy: np.ndarray, out: Sequence[np.ndarray]
     ) -> np.ndarray:
         """Fill the gradients of the readout's weights; return that of what it reads."""
-        dtop = np.empty(top.shape, top.dtype)
-        readout_backward(self._weights.W_y, top, dy, backend=self.backend, out=(*out, dtop))
+        W_y, dtop = self._weights.W_y, np.empty(top.shape, top.dtype)
+        H, O = W_y.shape
+        # A loss may be a user's own; the rest was checked when it was read.
+        _checks.array("dy", dy, top.dtype, (*top.shape[:-1], O), "(..., O), as y has", "y")
+        run = find_backend(self.backend).readout_backward
+        run(W_y, top.reshape(-1, H), dy.reshape(-1, O), *out, dtop.reshape(-1, H))
         return dtop

@@ -28,7 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = "fastbptt"
-VERSION = 1
+VERSION = 2  # of training runs' files: 1 had one random generator; files of models alone are 1
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
@@ -74,7 +74,7 @@ def load(path):
         Where the file is cut short or damaged, is not one of these, or was written by a later
         version.
     """
-    model, tensors, _ = _read(path)
+    model, tensors, *_ = _read(path)
     if BEST in tensors:
         model.network.vector[...] = tensors[BEST]
     return model
@@ -110,9 +110,14 @@ def load_training(path):
     progress : dict
         As the file has it: what is in it is for the caller to check.
     """
-    model, tensors, progress = _read(path)
+    model, tensors, progress, version = _read(path)
     if not isinstance(progress, dict):
         raise ValueError(f"{path} holds a model alone, expected the checkpoint of a training run")
+    if version < VERSION:
+        raise ValueError(
+            f"{path} was written by an earlier fastbptt, in format version {version}, expected "
+            f"{VERSION}: training cannot go on from it, but fastbptt.load reads its model"
+        )
     state = {k.removeprefix(OPTIMIZER): a for k, a in tensors.items() if k.startswith(OPTIMIZER)}
     return model, state, tensors.get(BEST), progress
 
@@ -120,7 +125,7 @@ def load_training(path):
 def _write(path, model, tensors, progress):
     metadata = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": str(1 if progress is None else VERSION),
         "model": json.dumps(model.config()),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
@@ -132,7 +137,7 @@ def _write(path, model, tensors, progress):
 
 
 def _read(path):
-    """The model, the tensors beside its weights, and a training run's progress."""
+    """The model, the tensors beside its weights, a training run's progress, and the version."""
     safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
@@ -142,7 +147,7 @@ def _read(path):
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is cut short or no safetensors file: {error}") from None
     del content  # the tensors are copies
-    _check_format(path, metadata)
+    version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
         config = check_config(**given)
@@ -165,7 +170,7 @@ def _read(path):
             tensors[name] = _taken(path, found, name, vector.shape, dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
-    return model_of(config, vector), tensors, progress
+    return model_of(config, vector), tensors, progress, version
 
 
 def _content(path):
@@ -192,7 +197,10 @@ def _each_once(pairs):
 
 
 def _check_format(path, metadata):
-    """Check that a file is one of these; others may hold tensors that NumPy has no dtype for."""
+    """Check that a file is one of these, and return its version.
+
+    Others may hold tensors that NumPy has no dtype for.
+    """
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file, but holds no fastbptt model")
     version = metadata.get("version", "")
@@ -201,6 +209,7 @@ def _check_format(path, metadata):
             f"{path} has format version {version!r}, expected {VERSION} or earlier: "
             "a later fastbptt wrote it"
         )
+    return int(version)
 
 
 def _taken(path, found, name, shape, dtype):

@@ -45,6 +45,11 @@ def fit(model, data, **options) -> History:
     return fastbptt.fit(model, *data, **{"progress": False, "seed": 7, **options})
 
 
+def order_and_dropout(seed=7):
+    """The generators that a training with this seed draws from."""
+    return np.random.default_rng(seed).spawn(2)
+
+
 def bits(model):
     return model.network.vector.tobytes()
 

@@ -78,7 +78,7 @@ def inside(epoch):
     spent = 0.0
     calls = (
         (_stack.Stack, "forward"), (_stack.Stack, "backward"),
-        (_network, "readout"), (_network, "readout_backward"),
+        (_network.Network, "_read"), (_network.Network, "_read_backward"),
     )  # fmt: skip
 
     def timed(function):
