@@ -15,7 +15,7 @@ import numpy as np
 from fastbptt import _checks
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
-from fastbptt.rnn import find_backend, init_params, readout
+from fastbptt.rnn import Params, find_backend, init_params, readout
 
 # Elements of the states that `Network.outputs` keeps at a time, 32 MiB of float32.
 KEPT_STATES = 8 << 20
@@ -54,6 +54,12 @@ class Weights:
         The readout's.
     """
 
+    vector: np.ndarray
+    named: dict[str, np.ndarray]
+    layers: list[Params]
+    W_y: np.ndarray
+    b_y: np.ndarray
+
     def __init__(self, vector: np.ndarray, shapes: Mapping[str, Shape]) -> None:
         self.vector, self.named, at = vector, {}, 0
         for name, shape in shapes.items():
@@ -83,6 +89,11 @@ class Network:
     stack : Stack
         The layers, whose weights are views of the vector.
     """
+
+    output: str
+    backend: str
+    vector: np.ndarray
+    stack: Stack
 
     def __init__(
         self,

@@ -77,6 +77,14 @@ class Stack:
         Share of the states between two layers that are replaced by zero.
     """
 
+    layers: Sequence[Params]
+    directions: int
+    num_layers: int
+    hidden_size: int
+    activation: str
+    dropout: float
+    backend: str
+
     def __init__(
         self,
         layers: Sequence[Params],

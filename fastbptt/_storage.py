@@ -15,12 +15,14 @@ import re
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastbptt._extras import import_extra
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
+from fastbptt.optimizers import SGD, Adam, RMSprop
 
 try:
     import fcntl
@@ -38,11 +40,12 @@ PART = ".fastbptt-{}.part"
 LEFT_OVER = re.compile(r"\.fastbptt-[0-9a-f]{32}\.part")
 
 
-def save(model, path):
+def save(model: RNN, path: str | os.PathLike[str]) -> None:
     """Write a model to a file.
 
-    The file is complete or as it was before, whatever ends the process in between.  What a killed
-    one leaves behind, a file named ``.fastbptt-….part``, the next save into the directory removes.
+    The file is complete or as it was before, whatever ends the process in between.  A killed
+    process may leave a file named ``.fastbptt-….part``, which the next save into that directory
+    removes.
 
     Parameters
     ----------
@@ -54,10 +57,11 @@ def save(model, path):
     _write(path, model, {}, None)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> RNN:
     """Read a model from a file that :func:`save` or ``fit(checkpoint=...)`` wrote.
 
-    Of a training run with `patience` it has the best weights so far, as `fit` gives them back.
+    From a training run with `patience`, the model has its best weights so far, as `fit` gives them
+    back.
 
     Parameters
     ----------
@@ -71,8 +75,7 @@ def load(path):
     ------
     FileNotFoundError
     ValueError
-        Where the file is cut short or damaged, is not one of these, or was written by a later
-        version.
+        If the file is cut short or damaged, is not one of these, or was written by a later version.
     """
     model, tensors, *_ = _read(path)
     if BEST in tensors:
@@ -80,7 +83,13 @@ def load(path):
     return model
 
 
-def save_training(path, model, optimizer, best, progress):
+def save_training(
+    path: str | os.PathLike[str],
+    model: RNN,
+    optimizer: SGD | RMSprop | Adam,
+    best: np.ndarray | None,
+    progress: dict[str, Any],
+) -> None:
     """Write a model and all that its training needs to go on.
 
     Parameters
@@ -99,7 +108,9 @@ def save_training(path, model, optimizer, best, progress):
     _write(path, model, tensors, progress)
 
 
-def load_training(path):
+def load_training(
+    path: str | os.PathLike[str],
+) -> tuple[RNN, dict[str, np.ndarray], np.ndarray | None, dict[str, Any]]:
     """Read what :func:`save_training` wrote.
 
     Returns
@@ -229,7 +240,7 @@ def _taken(path, found, name, shape, dtype):
 # Writing
 
 
-def replace(path, content):
+def replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Put a file's content in place, whole or not at all.
 
     A file keeps its mode, and a symbolic link stays one: what it leads to is replaced.  A device
@@ -340,7 +351,7 @@ GENERATORS = {
 }  # fmt: skip
 
 
-def restored_generator(state):
+def restored_generator(state: Any) -> np.random.Generator:
     """A random generator in the state that ``generator.bit_generator.state`` gave.
 
     Arrays are lists in it.  NumPy believes it unseen, so it is checked here, also for its kind:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from fastbptt import _checks, _sequences, _storage
 from fastbptt._extras import import_extra
+from fastbptt._network import Weights
+from fastbptt._sequences import Sequences
 from fastbptt._stack import States
 from fastbptt.checkpointed import windows
 from fastbptt.losses import attribute
@@ -226,6 +228,27 @@ class Run:
         The last weights whose loss was finite.
     """
 
+    model: RNN
+    x: Sequences
+    y: Sequences | np.ndarray
+    sequences: int  # how many
+    loss: Callable[..., Any]
+    optimizer: SGD | RMSprop | Adam
+    batch_size: int
+    clip_norm: float | None
+    truncate: int | None
+    memory: str
+    validation: tuple[Sequences, Sequences | np.ndarray] | None
+    patience: int | None
+    reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]]
+    settings: dict[str, Any]  # what another run must have alike to go on from this one's file
+    generators: Generators
+    history: History
+    best: np.ndarray | None
+    good: np.ndarray
+    gradient: Weights  # the last step's
+    batch: int  # the minibatch of the epoch, from 0
+
     def __init__(
         self,
         model: RNN,
@@ -270,12 +293,9 @@ class Run:
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
-        self.best: np.ndarray | None = None
-        self.good = model.network.vector.copy()
+        self.best, self.good = None, model.network.vector.copy()
         self.gradient, self.batch = model.network.new_gradient(), 0
-        # What a run must have alike to go on from this one's file; a callback may change the
-        # optimizer's later.
-        self.settings = {
+        self.settings = {  # those of the start: a callback may change the optimizer's
             "loss": attribute(loss, "__name__", type(loss).__name__),
             "batch_size": self.batch_size, "clip_norm": clip_norm, "truncate": self.truncate,
             "memory": memory, "patience": self.patience, "optimizer": type(optimizer).__name__,

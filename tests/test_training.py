@@ -250,8 +250,9 @@ def test_order_and_dropout_draw_from_generators_of_their_own():
         fit(model, data, loss=mse, epochs=3, batch_size=4, **options)
         return np.concatenate(seen)
 
-    for options in ({}, {"num_layers": 2}, {"num_layers": 3, "dropout": 0.5}):
-        orders.append(fit_recorded(build(**options), data))
+    for num_layers, dropout in ((1, 0), (2, 0), (3, 0.5)):
+        model = build(num_layers=num_layers, dropout=dropout)
+        orders.append(fit_recorded(model, data))
     assert len(set(map(tuple, orders))) == 1
     order = order_and_dropout()[0]
     expected = np.concatenate([order.permutation(len(EQUAL)) for _ in range(3)])
@@ -266,14 +267,13 @@ def test_order_and_dropout_draw_from_generators_of_their_own():
 
 def test_generators_of_a_run_go_on():
     """Drawn from as they are, from fit to fit: as many epochs in one or in several."""
-    options = {"num_layers": 2, "dropout": 0.3}
-    at_once, in_parts = build(**options), build(**options)
+    at_once, in_parts = (build(num_layers=2, dropout=0.3) for _ in range(2))
     data = draw(at_once, RAGGED)
     expected = fit(at_once, data, epochs=4, batch_size=4, optimizer=SGD(0.1)).loss
     generators, got = training.Generators(*order_and_dropout()), []
     for epochs in (1, 2, 1):
-        options = {"epochs": epochs, "batch_size": 4, "optimizer": SGD(0.1)}
-        got += fit(in_parts, data, seed=generators, **options).loss
+        options = {"batch_size": 4, "optimizer": SGD(0.1), "seed": generators}
+        got += fit(in_parts, data, epochs=epochs, **options).loss
     assert got == expected
     assert bits(in_parts) == bits(at_once)
 

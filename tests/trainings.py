@@ -28,7 +28,7 @@ OUTPUT = pytest.mark.parametrize("output", ["last", "all"])
 LENGTHS = pytest.mark.parametrize("counts", [RAGGED, EQUAL], ids=["ragged", "equal"])
 
 
-def build(dtype="float64", hidden_size=H, **options):
+def build(dtype="float64", hidden_size: int = H, **options: Any) -> RNN:
     return RNN(I, hidden_size, O, dtype=dtype, seed=0, **options)
 
 
