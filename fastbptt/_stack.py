@@ -175,7 +175,7 @@ class Stack:
         need_dx : bool, default True
             False leaves out the gradient of the inputs and its cost.
         out : sequence of Params, optional
-            Arrays to fill with the gradients of the weights, and to return.
+            C-contiguous arrays to fill with the gradients of the weights, and to return.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class Stack:
                     dh = np.zeros_like(dh0[i]) if last is None else last
                 elif last is not None:
                     _add_to_last_steps(dh, last, lengths)
-                dx = np.empty_like(passed.x[i]) if need_dx or l > 0 else None
+                dx = np.empty(passed.x[i].shape, dh.dtype) if need_dx or l > 0 else None
                 run(
                     self.layers[i], passed.x[i], passed.h[i], dh, layers[i], dx, dh0[i], lengths,
                     self.activation,

@@ -186,6 +186,28 @@ def test_one_layer_is_the_call_for_one(backend, lengths, directions):
     np.testing.assert_array_equal(got.x, dx)
 
 
+@DIRECTIONS
+@LENGTHS
+@BACKEND
+def test_arrays_with_any_strides(backend, lengths, directions):
+    """Batch-major ones, seen time-major; and back to front."""
+    stack = build(2, directions, backend=backend)
+    x, h0, doutputs, dlast = draw_ends(stack)
+    found = []
+    for seen in (
+        lambda a: a,
+        lambda a: np.ascontiguousarray(a.swapaxes(0, 1)).swapaxes(0, 1),
+        lambda a: np.asfortranarray(a),
+        lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    ):
+        passed = stack.forward(seen(x), seen(h0), lengths=lengths)
+        got = stack.backward(passed, seen(doutputs), seen(dlast))
+        found.append([stack.outputs(passed), *passed.last, *arrays_of(got)])
+    for others in found[1:]:
+        for a, b in zip(others, found[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # Memory
 
 
