@@ -183,7 +183,7 @@ class Stack:
         """
         D, H, lengths = self.directions, self.hidden_size, passed.lengths
         self._check(passed, doutputs, dlast)
-        run = find_backend(self.backend).backward  # all that comes from outside has been checked
+        run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
         above = doutputs
@@ -230,7 +230,7 @@ class Stack:
                 _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
-        """What dropout keeps, (T, L - 1, B, D H), or None where that is all."""
+        """What dropout keeps, (T, L - 1, B, D H), or None if it keeps all."""
         if rng is None or self.dropout == 0:
             return None
         # Step by step, so that window by window the same is drawn as at once.

@@ -30,7 +30,8 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = "fastbptt"
-VERSION = 2  # of training runs' files: 1 had one random generator; files of models alone are 1
+# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
+VERSION = 2
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's

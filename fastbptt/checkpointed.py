@@ -4,7 +4,7 @@ States are kept at the starts of about sqrt(T) windows of time; on the way back 
 are computed a second time, one window after another (Chen et al. 2016, "Training deep nets with
 sublinear memory cost").  This takes a second forward: 4/3 of the time of a forward and a backward.
 
-What walks through the windows knows stacks; a layer alone is a stack of one.
+What goes through the windows is a stack; a layer alone is a stack of one.
 """
 
 import copy
@@ -169,7 +169,7 @@ def forward_windows(
     steps : int
         Of a window.
     starts : list, optional
-        What each window begins with is appended.
+        The start of each window is appended to it.
 
     Yields
     ------
@@ -203,7 +203,7 @@ def backward_windows(
     stack, x, lengths, steps
         As for :func:`forward_windows`.
     starts : sequence of Start
-        What that has appended.
+        Those that :func:`forward_windows` appended.
     doutputs : callable, optional
         ``doutputs(t, h)``, the gradient at a window's outputs h (n, B, H), which follow the steps t
         to t + n - 1, counted from 0.
@@ -212,7 +212,7 @@ def backward_windows(
 
     Returns
     -------
-    Gradients
+    StackGradients
     """
     space = _space(stack, x, steps)
     total, part, dxs = None, None, []

@@ -72,7 +72,7 @@ def run(library):
 
 
 def inside(epoch):
-    """Seconds of an epoch, and of those in the core's calls."""
+    """Seconds of an epoch, and of those in the passes through stack and readout."""
     from fastbptt import _network, _stack
 
     spent = 0.0
@@ -120,6 +120,7 @@ class Epoch:
         return 100 * (1 - core / total)
 
     track_share_outside_core.unit = "%"
+    track_share_outside_core.version = "2"
 
 
 class Rivals:
