@@ -15,12 +15,14 @@ import re
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastbptt._extras import import_extra
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
+from fastbptt.optimizers import SGD, Adam, RMSprop
 
 try:
     import fcntl
@@ -28,7 +30,8 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = "fastbptt"
-VERSION = 1
+# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
+VERSION = 2
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
@@ -38,11 +41,12 @@ PART = ".fastbptt-{}.part"
 LEFT_OVER = re.compile(r"\.fastbptt-[0-9a-f]{32}\.part")
 
 
-def save(model, path):
+def save(model: RNN, path: str | os.PathLike[str]) -> None:
     """Write a model to a file.
 
-    The file is complete or as it was before, whatever ends the process in between.  What a killed
-    one leaves behind, a file named ``.fastbptt-….part``, the next save into the directory removes.
+    The file is complete or as it was before, whatever ends the process in between.  A killed
+    process may leave a file named ``.fastbptt-….part``, which the next save into that directory
+    removes.
 
     Parameters
     ----------
@@ -54,10 +58,11 @@ def save(model, path):
     _write(path, model, {}, None)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> RNN:
     """Read a model from a file that :func:`save` or ``fit(checkpoint=...)`` wrote.
 
-    Of a training run with `patience` it has the best weights so far, as `fit` gives them back.
+    From a training run with `patience`, the model has its best weights so far, as `fit` gives them
+    back.
 
     Parameters
     ----------
@@ -71,16 +76,21 @@ def load(path):
     ------
     FileNotFoundError
     ValueError
-        Where the file is cut short or damaged, is not one of these, or was written by a later
-        version.
+        If the file is cut short or damaged, is not one of these, or was written by a later version.
     """
-    model, tensors, _ = _read(path)
+    model, tensors, *_ = _read(path)
     if BEST in tensors:
         model.network.vector[...] = tensors[BEST]
     return model
 
 
-def save_training(path, model, optimizer, best, progress):
+def save_training(
+    path: str | os.PathLike[str],
+    model: RNN,
+    optimizer: SGD | RMSprop | Adam,
+    best: np.ndarray | None,
+    progress: dict[str, Any],
+) -> None:
     """Write a model and all that its training needs to go on.
 
     Parameters
@@ -99,7 +109,9 @@ def save_training(path, model, optimizer, best, progress):
     _write(path, model, tensors, progress)
 
 
-def load_training(path):
+def load_training(
+    path: str | os.PathLike[str],
+) -> tuple[RNN, dict[str, np.ndarray], np.ndarray | None, dict[str, Any]]:
     """Read what :func:`save_training` wrote.
 
     Returns
@@ -110,9 +122,14 @@ def load_training(path):
     progress : dict
         As the file has it: what is in it is for the caller to check.
     """
-    model, tensors, progress = _read(path)
+    model, tensors, progress, version = _read(path)
     if not isinstance(progress, dict):
         raise ValueError(f"{path} holds a model alone, expected the checkpoint of a training run")
+    if version < VERSION:
+        raise ValueError(
+            f"{path} was written by an earlier fastbptt, in format version {version}, expected "
+            f"{VERSION}: training cannot go on from it, but fastbptt.load reads its model"
+        )
     state = {k.removeprefix(OPTIMIZER): a for k, a in tensors.items() if k.startswith(OPTIMIZER)}
     return model, state, tensors.get(BEST), progress
 
@@ -120,7 +137,7 @@ def load_training(path):
 def _write(path, model, tensors, progress):
     metadata = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": str(1 if progress is None else VERSION),
         "model": json.dumps(model.config()),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
@@ -132,7 +149,7 @@ def _write(path, model, tensors, progress):
 
 
 def _read(path):
-    """The model, the tensors beside its weights, and a training run's progress."""
+    """The model, the tensors beside its weights, a training run's progress, and the version."""
     safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
@@ -142,7 +159,7 @@ def _read(path):
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is cut short or no safetensors file: {error}") from None
     del content  # the tensors are copies
-    _check_format(path, metadata)
+    version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
         config = check_config(**given)
@@ -165,7 +182,7 @@ def _read(path):
             tensors[name] = _taken(path, found, name, vector.shape, dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
-    return model_of(config, vector), tensors, progress
+    return model_of(config, vector), tensors, progress, version
 
 
 def _content(path):
@@ -192,7 +209,10 @@ def _each_once(pairs):
 
 
 def _check_format(path, metadata):
-    """Check that a file is one of these; others may hold tensors that NumPy has no dtype for."""
+    """Check that a file is one of these, and return its version.
+
+    Others may hold tensors that NumPy has no dtype for.
+    """
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file, but holds no fastbptt model")
     version = metadata.get("version", "")
@@ -201,6 +221,7 @@ def _check_format(path, metadata):
             f"{path} has format version {version!r}, expected {VERSION} or earlier: "
             "a later fastbptt wrote it"
         )
+    return int(version)
 
 
 def _taken(path, found, name, shape, dtype):
@@ -220,7 +241,7 @@ def _taken(path, found, name, shape, dtype):
 # Writing
 
 
-def replace(path, content):
+def replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Put a file's content in place, whole or not at all.
 
     A file keeps its mode, and a symbolic link stays one: what it leads to is replaced.  A device
@@ -331,7 +352,7 @@ GENERATORS = {
 }  # fmt: skip
 
 
-def restored_generator(state):
+def restored_generator(state: Any) -> np.random.Generator:
     """A random generator in the state that ``generator.bit_generator.state`` gave.
 
     Arrays are lists in it.  NumPy believes it unseen, so it is checked here, also for its kind:

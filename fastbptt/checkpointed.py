@@ -3,15 +3,22 @@
 States are kept at the starts of about sqrt(T) windows of time; on the way back those between them
 are computed a second time, one window after another (Chen et al. 2016, "Training deep nets with
 sublinear memory cost").  This takes a second forward: 4/3 of the time of a forward and a backward.
+
+What goes through the windows is a stack; a layer alone is a stack of one.
 """
 
+import copy
+import itertools
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from fastbptt import _checks
-from fastbptt.rnn import Gradients, backward, forward
+from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
+from fastbptt.rnn import Gradients, Params
 
 
 class Checkpoints(NamedTuple):
@@ -30,7 +37,13 @@ class Checkpoints(NamedTuple):
 
 
 def forward_checkpointed(
-    params, x, h0=None, *, lengths=None, activation="tanh", backend="numba"
+    params: Params,
+    x: np.ndarray,
+    h0: np.ndarray | None = None,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    activation: str = "tanh",
+    backend: str = "numba",
 ) -> Checkpoints:
     """States at the starts of about sqrt(T) windows of time, and the last ones.
 
@@ -48,33 +61,27 @@ def forward_checkpointed(
     TypeError, ValueError
         As :func:`fastbptt.forward`.
     """
-    T, B, _, H, dtype = _checks.layer(params, x, activation)
+    T, B, *_ = _checks.layer(params, x, activation)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
-    steps = window_size(T)
-    space = np.empty((steps + 1, B, H), dtype)  # for each window: new memory costs time
-    kept = []
-    state: Any = h0
-    for window, its_lengths in windows(x, lengths, steps):
-        h = forward(
-            params, window, state, lengths=its_lengths, activation=activation, backend=backend,
-            out=space[: len(window) + 1],
-        )  # fmt: skip
-        kept.append(h[0].copy())
-        state = h[-1].copy()
-    return Checkpoints(np.stack([*kept, state]), steps)
+    stack, steps = Stack([Params(*params)], activation=activation, backend=backend), window_size(T)
+    state, kept, last = None if h0 is None else [h0], [], []
+    for passed in forward_windows(stack, x, state, lengths=lengths, steps=steps):
+        kept.append(passed.h[0][0].copy())
+        last = passed.last
+    return Checkpoints(np.stack([*kept, *last]), steps)
 
 
 def backward_checkpointed(
-    params,
-    x,
-    checkpoints,
-    dh,
+    params: Params,
+    x: np.ndarray,
+    checkpoints: Checkpoints,
+    dh: np.ndarray | Callable[[int, np.ndarray], np.ndarray],
     *,
-    lengths=None,
-    activation="tanh",
-    need_dx=True,
-    backend="numba",
+    lengths: npt.ArrayLike | None = None,
+    activation: str = "tanh",
+    need_dx: bool = True,
+    backend: str = "numba",
 ) -> Gradients:
     """Gradients as :func:`fastbptt.backward` gives, within rounding, from few states.
 
@@ -112,54 +119,138 @@ def backward_checkpointed(
     ...     params, x, checkpoints, dh=lambda t, h: h  # loss = sum(h[1:]**2) / 2
     ... )
     """
-    options = {"activation": activation, "backend": backend}
     T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
     if not isinstance(checkpoints, Checkpoints):
         raise TypeError(f"checkpoints is a {type(checkpoints).__name__}, expected Checkpoints")
-    steps = checkpoints.steps
-    starts = range(0, max(T, 1), steps)
-    kept = len(starts) + 1, B, H
+    kept = len(range(0, max(T, 1), checkpoints.steps)) + 1, B, H
     _checks.array("checkpoints.h", checkpoints.h, dtype, kept, f"(C + 1, B, H) for x's {T} steps")
     last_only = not callable(dh) and _checks.dh(dh, dtype, T, B, H)
-    space = np.empty((steps + 1, B, H), dtype)
-    dxs = []
-    total: Any = None
-    carried: Any = dh if last_only else None
-    pieces = zip(starts, windows(x, lengths, steps), checkpoints.h[:-1], strict=True)
-    for t, (window, its_lengths), h0 in reversed(list(pieces)):
-        h = forward(
-            params, window, h0, lengths=its_lengths, out=space[: len(window) + 1], **options
-        )
-        if last_only:
-            here = carried
-        else:
-            here: Any = dh(t, h[1:]) if callable(dh) else dh[t : t + steps]
-            if carried is not None:  # from the steps that come after
-                here = here.copy()
-                here[-1] += carried
-        dparams, dx, carried = backward(
-            params, window, h, here, lengths=its_lengths, need_dx=need_dx, **options
-        )
+
+    def of_window(t: int, h: np.ndarray) -> np.ndarray:
+        found: Any = dh(t, h) if callable(dh) else dh[t : t + len(h)]
+        _checks.array("dh", found, dtype, h.shape, "(n, B, H), as h has")
+        return found
+
+    stack = Stack([Params(*params)], activation=activation, backend=backend)
+    starts = [Start([h], None) for h in checkpoints.h[:-1]]
+    at_last: Any = [dh] if last_only else None
+    layers, dx, [dh0] = backward_windows(
+        stack, x, starts, None if last_only else of_window, at_last, lengths=lengths,
+        steps=checkpoints.steps, need_dx=need_dx,
+    )  # fmt: skip
+    return Gradients(layers[0], dx, dh0)
+
+
+class Start(NamedTuple):
+    """What a window of time begins with: initial states, and the generator for its dropout."""
+
+    h0: States | None
+    rng: np.random.Generator | None
+
+
+def forward_windows(
+    stack: Stack,
+    x: np.ndarray,
+    h0: States | None = None,
+    *,
+    lengths: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+    steps: int,
+    starts: list[Start] | None = None,
+) -> Iterator[Pass]:
+    """Run a stack over windows of so many steps, each pass's states over those of the one before.
+
+    Parameters
+    ----------
+    stack, x, h0, lengths, rng
+        As for :meth:`fastbptt._stack.Stack.forward`; in one direction only, but for one window.
+    steps : int
+        Of a window.
+    starts : list, optional
+        The start of each window is appended to it.
+
+    Yields
+    ------
+    Pass
+    """
+    space = _space(stack, x, steps)
+    for window, its_lengths in windows(x, lengths, steps):
+        if starts is not None:
+            starts.append(Start(h0, copy.deepcopy(rng)))
+        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
+        h0 = passed.last
+        yield passed
+
+
+def backward_windows(
+    stack: Stack,
+    x: np.ndarray,
+    starts: Sequence[Start],
+    doutputs: Callable[[int, np.ndarray], np.ndarray] | None = None,
+    dlast: SomeStates | None = None,
+    *,
+    lengths: np.ndarray | None = None,
+    steps: int,
+    need_dx: bool = True,
+    out: Sequence[Params] | None = None,
+) -> StackGradients:
+    """Gradients as :meth:`fastbptt._stack.Stack.backward` gives, from the starts of windows.
+
+    Parameters
+    ----------
+    stack, x, lengths, steps
+        As for :func:`forward_windows`.
+    starts : sequence of Start
+        Those that :func:`forward_windows` appended.
+    doutputs : callable, optional
+        ``doutputs(t, h)``, the gradient at a window's outputs h (n, B, H), which follow the steps t
+        to t + n - 1, counted from 0.
+    dlast, need_dx, out
+        As for :meth:`fastbptt._stack.Stack.backward`.
+
+    Returns
+    -------
+    StackGradients
+    """
+    space = _space(stack, x, steps)
+    total, part, dxs = None, None, []
+    dh0: list[np.ndarray] = []
+    pieces = zip(range(0, max(len(x), 1), steps), windows(x, lengths, steps), starts, strict=True)
+    for t, (window, its_lengths), (h0, rng) in reversed([*pieces]):
+        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
+        here = None if doutputs is None else doutputs(t, stack.outputs(passed))
+        fill = out if total is None else part
+        dlayers, dx, dh0 = stack.backward(passed, here, dlast, need_dx=need_dx, out=fill)
+        dlast = dh0  # a window's initial states are the last ones of that before it
         dxs.append(dx)
         if total is None:
-            total = dparams
-        else:
-            for a, part in zip(total, dparams, strict=True):
-                a += part
+            total = dlayers
+            continue
+        part = dlayers
+        for a, its_a in zip(itertools.chain(*total), itertools.chain(*part), strict=True):
+            a += its_a
     dx = np.concatenate(dxs[::-1]) if need_dx else None
-    return Gradients(total, dx, carried)
+    return StackGradients(total or [], dx, dh0)
 
 
-def window_size(T):
+def window_size(T: int) -> int:
     """Steps of a window: the least integer of at least sqrt(T), and 1 at least."""
     return math.isqrt(max(T - 1, 0)) + 1
 
 
-def windows(x, lengths, steps):
+def windows(
+    x: np.ndarray, lengths: np.ndarray | None, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Cut sequences into windows of so many steps; yield each one's inputs and lengths."""
     for start in range(0, max(len(x), 1), steps):
         window = x[start : start + steps]
         clipped = None if lengths is None else np.clip(lengths - start, 0, len(window))
         yield window, clipped
+
+
+def _space(stack: Stack, x: np.ndarray, steps: int) -> list[np.ndarray]:
+    """Memory for the states of a window, used for each: new memory costs time."""
+    shape = min(steps, len(x)) + 1, x.shape[1], stack.hidden_size
+    return [np.empty(shape, x.dtype) for _ in stack.layers]

@@ -18,7 +18,7 @@ from fastbptt.losses import LossName
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.rnn import Activation, Backend
-from fastbptt.training import History, fit
+from fastbptt.training import Generators, History, fit
 
 validation: Any = import_extra("sklearn.utils.validation", "sklearn", "fastbptt.estimators")
 from sklearn.model_selection import train_test_split  # noqa: E402
@@ -177,18 +177,19 @@ class _Estimator(BaseEstimator):
         if first:
             self._begin(X, validation.check_random_state(self.random_state))
         else:  # copies of what training changes in place
-            changing = self.model_, self._optimizer, self._rng
-            self.model_, self._optimizer, self._rng = copy.deepcopy(changing)
+            changing = self.model_, self._optimizer, self._generators
+            self.model_, self._optimizer, self._generators = copy.deepcopy(changing)
         self._train(X, y, epochs=1)
 
     def _begin(self, X: Any, random_state: np.random.RandomState) -> None:
-        """A new model, optimizer and random generator."""
-        self._rng = np.random.default_rng(random_state.randint(2**31 - 1))
+        """A new model, optimizer and random generators, which go on from call to call."""
+        rng = np.random.default_rng(random_state.randint(2**31 - 1))
+        self._generators = Generators(*rng.spawn(2))
         self._optimizer = Adam()
         self.model_ = RNN(
             X[0].shape[1], self.hidden_size, self._output_size, num_layers=self.num_layers,
             bidirectional=self.bidirectional, activation=self.activation, dropout=self.dropout,
-            dtype=self.dtype, seed=self._rng, backend=self.backend,
+            dtype=self.dtype, seed=rng, backend=self.backend,
         )  # fmt: skip
 
     def _train(self, X: Any, y: np.ndarray, epochs: int, **options: Any) -> None:
@@ -200,7 +201,7 @@ class _Estimator(BaseEstimator):
             self.history_ = fit(
                 self.model_, X, y, loss=self._LOSS, optimizer=self._optimizer, epochs=epochs,
                 batch_size=self.batch_size, clip_norm=self.clip_norm, progress=bool(self.verbose),
-                seed=self._rng, **options,
+                seed=self._generators, **options,
             )  # fmt: skip
         except FloatingPointError as error:  # it says what the model keeps; this one is dropped
             what = str(error).partition(";")[0]

@@ -1,12 +1,15 @@
 """The model: recurrent layers with a readout, for data sets as users have them."""
 
 import numbers
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
 from fastbptt._network import Network
+from fastbptt._sequences import Sequences
 from fastbptt.losses import LOSSES, reduction
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
@@ -21,8 +24,8 @@ class RNN:
 
     .. math:: h_t = f(x_t W_x + h_{t-1} W_h + b) \\qquad y = h W_y + b_y
 
-    A further layer reads the states of the one below; in both directions the states are those of
-    two layers side by side, of which one reads the sequence from its end.
+    A further layer reads the states of the one below.  In both directions, each layer is two side
+    by side, one of which reads the sequence from its end.
 
     Parameters
     ----------
@@ -33,10 +36,11 @@ class RNN:
     activation : {"tanh", "relu", "identity"}, default "tanh"
         The function f.
     output : {"last", "all"}, default "last"
-        Read out of the state after the last step, many to one (in both directions: of the state
-        that each has when it has read all), or out of every step's, many to many.
+        What is read out: the state after the last step, many to one (in both directions: the state
+        of each once it has read the whole sequence), or every step's, many to many.
     dropout : float, default 0.0
-        Share of the states between two layers that training replaces by zero, each step anew.
+        Share of the states between two layers that training replaces by zero, drawn anew for each
+        step.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -46,11 +50,11 @@ class RNN:
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit.
+        If an argument has the wrong type, dtype, shape or value.
 
     Notes
     -----
-    Data come as an array x (N, T, I), or (N, T) for one feature, with `lengths` (N,) where not all
+    Data come as an array x (N, T, I), or (N, T) for one feature, with `lengths` (N,) if not all
     steps count; or as a list of (T_i, I) arrays of unequal length.  Either gives the same bits.
     They are converted to the model's dtype.
 
@@ -74,38 +78,39 @@ class RNN:
     dropout: float
     dtype: str
     backend: str
+    network: Network
 
     def __init__(
         self,
-        input_size,
-        hidden_size,
-        output_size,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
         *,
-        num_layers=1,
-        bidirectional=False,
-        activation="tanh",
-        output="last",
-        dropout=0.0,
-        dtype="float32",
-        seed=None,
-        backend="numba",
-    ):
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        activation: str = "tanh",
+        output: str = "last",
+        dropout: float = 0.0,
+        dtype: npt.DTypeLike = "float32",
+        seed: int | np.random.Generator | None = None,
+        backend: str = "numba",
+    ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
             dropout, dtype, backend,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
-    def _settle(self, config, network):
+    def _settle(self, config: dict[str, Any], network: Network) -> None:
         for name in _CONFIG:
             setattr(self, name, config[name])
         self.network = network
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """What the constructor was given, but for the seed: a model like this one."""
         return {name: getattr(self, name) for name in _CONFIG}
 
-    def parameters(self):
+    def parameters(self) -> dict[str, np.ndarray]:
         """All weights by name.
 
         Returns
@@ -117,14 +122,21 @@ class RNN:
         """
         return self.network.named(self.network.vector)
 
-    def predict(self, x, lengths=None, *, state=None, return_state=False) -> Any:
+    def predict(
+        self,
+        x: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        *,
+        state: npt.ArrayLike | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Outputs for each sequence.
 
         Parameters
         ----------
-        x : array_like, (N, T, I), (N, T) where I is 1, or list of (T_i, I) or (T_i,)
+        x : array_like, (N, T, I), (N, T) if I is 1, or list of (T_i, I) or (T_i,)
         lengths : array of int, (N,), optional
-            Steps of each sequence that count, with an array x; all T by default.
+            Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
             Initial states, as an earlier call returned them; zero by default.  One direction only.
         return_state : bool, default False
@@ -141,20 +153,21 @@ class RNN:
         """
         is_list = isinstance(x, (list, tuple))
         steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
-        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        shape = self.num_layers, len(x), self.hidden_size
-        state = self._check_state(state, return_state, shape)
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        shape = self.num_layers, len(data), self.hidden_size
+        before = self._check_state(state, return_state, shape)
         after = np.empty(shape, self.dtype)
         every = self.output == "all"
-        y = np.zeros((len(x), *((steps,) if every else ()), self.output_size), self.dtype)
+        y = np.zeros((len(data), *((steps,) if every else ()), self.output_size), self.dtype)
         ys = []
-        for index, its_y, its_state in self._outputs(x, state):
-            after[:, index] = its_state
+        for index, its_y, its_state in self._outputs(data, before):
+            if return_state:
+                after[:, index] = its_state
             if not every:
                 y[index] = its_y
                 continue
             for b, n in enumerate(index):
-                count = x.lengths[n]
+                count = data.lengths[n]
                 if is_list:
                     ys.append(its_y[:count, b].copy())
                 else:
@@ -162,7 +175,13 @@ class RNN:
         result = ys if every and is_list else y
         return (result, after) if return_state else result
 
-    def evaluate(self, x, y, lengths=None, loss: Any = "mse"):
+    def evaluate(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+    ) -> float:
         """The loss over a data set.
 
         Parameters
@@ -171,26 +190,28 @@ class RNN:
             As for :meth:`predict`.
         y : array_like or list of array_like
             What the outputs are compared with: (N, O) for output "last", (N, T, O) or a list of
-            (T_i, O) for "all", where O is 1 also without that axis; for "cross_entropy" also
-            integer classes in place of the axis O.
+            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy" integer
+            classes may stand in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken
-            for a mean over rows, or for their sum where it has an attribute ``reduction`` that is
-            "sum", as :func:`fastbptt.losses.ssr` has; with an attribute ``takes_classes`` that is
-            true, integer classes are handed to it as to :func:`fastbptt.losses.cross_entropy`.
-            What :func:`functools.wraps` or :class:`functools.partial` makes of a function has its
-            attributes, where it has none of its own.
+            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken to
+            be a mean over rows, or their sum if it has an attribute ``reduction`` that is "sum", as
+            :func:`fastbptt.losses.ssr` has; if it has an attribute ``takes_classes`` that is true,
+            it is given integer classes, as :func:`fastbptt.losses.cross_entropy` is.  What
+            :func:`functools.wraps` or :class:`functools.partial` makes of a function has that
+            function's attributes, unless it has its own.
 
         Returns
         -------
         float
         """
         loss = find_loss(loss)
-        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
-        return self.evaluate_sequences(x, y, loss)
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
+        return self.evaluate_sequences(data, target, loss)
 
-    def evaluate_sequences(self, x, y, loss):
+    def evaluate_sequences(
+        self, x: Sequences, y: Sequences | np.ndarray, loss: Callable[..., Any]
+    ) -> float:
         """:meth:`evaluate` for what :mod:`fastbptt._sequences` made of the data."""
         mean = Mean(loss)
         for index, its_y, _ in self._outputs(x, None):
@@ -202,8 +223,16 @@ class RNN:
         return mean.value
 
     def loss_and_grads(
-        self, x, y, lengths=None, loss: Any = "mse", *, state=None, rng=None, checkpointed=False
-    ):
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+        *,
+        state: npt.ArrayLike | None = None,
+        rng: np.random.Generator | None = None,
+        checkpointed: bool = False,
+    ) -> tuple[float, dict[str, np.ndarray]]:
         """The loss over a data set taken as one minibatch, and its gradients.
 
         Parameters
@@ -227,17 +256,20 @@ class RNN:
         loss = find_loss(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
-        state = self._check_state(state, checkpointed, (self.num_layers, len(x), self.hidden_size))
-        index = np.arange(len(x))
-        value, gradient, _ = self.network.loss_and_gradient(
-            x[index], y[index], x.lengths_of(index), loss,
-            state=state, rng=rng, checkpointed=checkpointed,
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
+        shape = self.num_layers, len(data), self.hidden_size
+        before = self._check_state(state, checkpointed, shape)
+        index, gradient = np.arange(len(data)), self.network.new_gradient()
+        value, *_ = self.network.loss_and_gradient(
+            data[index], target[index], data.lengths_of(index), loss,
+            state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
-        return value, self.network.named(gradient)
+        return value, gradient.named
 
-    def _outputs(self, x, state):
+    def _outputs(
+        self, x: Sequences, state: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
         for start in range(0, max(len(x), 1), TOGETHER):
             index = np.arange(start, min(start + TOGETHER, len(x)))
@@ -245,7 +277,9 @@ class RNN:
             y, after = self.network.outputs(x[index], x.lengths_of(index), before)
             yield index, y, after
 
-    def _check_state(self, state, wanted, shape):
+    def _check_state(
+        self, state: npt.ArrayLike | None, wanted: bool, shape: tuple[int, int, int]
+    ) -> np.ndarray | None:
         if self.bidirectional and (wanted or state is not None):
             raise ValueError(
                 "the model is bidirectional, expected one direction for state, return_state or "
@@ -253,27 +287,27 @@ class RNN:
             )
         if state is None:
             return None
-        state = _sequences.real("state", state).astype(self.dtype, copy=False)
-        if state.shape != shape:
-            raise ValueError(f"state has shape {state.shape}, expected {shape}: (num_layers, N, H)")
-        return state
+        found = _sequences.real("state", state).astype(self.dtype, copy=False)
+        if found.shape != shape:
+            raise ValueError(f"state has shape {found.shape}, expected {shape}: (num_layers, N, H)")
+        return found
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
         options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in _CONFIG and hasattr(self, "network"):
             raise AttributeError(f"{name} is {getattr(self, name)!r} and stays so, make a new RNN")
         super().__setattr__(name, value)
 
     # The named arrays are views of one vector, which a copy of each by itself would not be.
 
-    def __getstate__(self):
+    def __getstate__(self) -> tuple[dict[str, Any], np.ndarray]:
         return self.config(), self.network.vector
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: tuple[dict[str, Any], np.ndarray]) -> None:
         config, vector = state
         self._settle(config, Network(**config, vector=np.array(vector)))
 
@@ -283,9 +317,17 @@ _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectio
 
 
 def check_config(
-    input_size, hidden_size, output_size, num_layers, bidirectional, activation, output, dropout,
-    dtype, backend,
-):  # fmt: skip
+    input_size: Any,
+    hidden_size: Any,
+    output_size: Any,
+    num_layers: Any,
+    bidirectional: Any,
+    activation: Any,
+    output: Any,
+    dropout: Any,
+    dtype: Any,
+    backend: Any,
+) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
     hidden_size = _checks.integer("hidden_size", hidden_size)
@@ -310,7 +352,7 @@ def check_config(
     return dict(zip(_CONFIG, values, strict=True))
 
 
-def model_of(config, vector):
+def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
     """The model of these weights, (P,), which become its own.
 
     Nothing is drawn.  `config` is as :func:`check_config` returned it.
@@ -323,20 +365,24 @@ def model_of(config, vector):
 class Mean:
     """A loss over minibatches: the mean over all rows, or the sum for a loss that is one."""
 
-    def __init__(self, loss):
+    sums: bool
+    total: float
+    rows: int
+
+    def __init__(self, loss: Callable[..., Any]) -> None:
         self.sums, self.total, self.rows = reduction(loss) == "sum", 0.0, 0
 
-    def add(self, value, rows):
+    def add(self, value: float, rows: int) -> None:
         """Take in a minibatch's loss, over so many rows."""
         self.total += float(value) * (1 if self.sums else rows)
         self.rows += rows
 
     @property
-    def value(self):
+    def value(self) -> float:
         return self.total if self.sums else self.total / max(self.rows, 1)
 
 
-def find_loss(loss):
+def find_loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
     """A loss function from its name or itself."""
     if not callable(loss):
         return LOSSES[_checks.one_of("loss", loss, LOSSES)]

@@ -161,7 +161,7 @@ def forward(
         _checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
-    run = _backend(backend).forward
+    run = find_backend(backend).forward
     cleared = out is None and h0 is None and T * B * H < FEW
     if out is not None:
         _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
@@ -230,7 +230,7 @@ def backward(
         _checks.dh(dh, dtype, T, B, H)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
-    run = _backend(backend).backward
+    run = find_backend(backend).backward
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
         dx = np.empty((T, B, I), dtype) if need_dx else None
@@ -277,7 +277,7 @@ def readout(
     H, O, dtype = _checks.readout(W_y, h)
     _checks.array("b_y", b_y, dtype, (O,), "(O,), O as in W_y (H, O)", "h")
     y = np.empty((*h.shape[:-1], O), dtype)
-    _backend(backend).readout(W_y, b_y, h.reshape(-1, H), y.reshape(-1, O))
+    find_backend(backend).readout(W_y, b_y, h.reshape(-1, H), y.reshape(-1, O))
     return y
 
 
@@ -288,6 +288,7 @@ def readout_backward(
     *,
     need_dh: bool = True,
     backend: Backend = "numba",
+    out: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Gradients of a loss with respect to a readout's weights and to the states it reads.
 
@@ -299,6 +300,9 @@ def readout_backward(
         The loss's gradient at every output.
     need_dh : bool, default True
         False saves the cost of the gradient of the states.
+    out : (dW_y, db_y, dh), optional
+        Arrays to fill and return, ``dh`` None with ``need_dh=False``: C-contiguous, of the same
+        dtype, no part of an input or of each other.
 
     Returns
     -------
@@ -322,10 +326,13 @@ def readout_backward(
     """
     H, O, dtype = _checks.readout(W_y, h)
     _checks.array("dy", dy, dtype, (*h.shape[:-1], O), "(..., O), as h (..., H)", "h")
-    dW_y, db_y = np.empty((H, O), dtype), np.empty(O, dtype)
-    dh = np.empty(h.shape, dtype) if need_dh else None
+    if out is None:
+        dW_y, db_y = np.empty((H, O), dtype), np.empty(O, dtype)
+        dh = np.empty(h.shape, dtype) if need_dh else None
+    else:
+        dW_y, db_y, dh = _check_readout_gradients(out, W_y, h, dy, need_dh)
     rows = None if dh is None else dh.reshape(-1, H)
-    run = _backend(backend).readout_backward
+    run = find_backend(backend).readout_backward
     run(W_y, h.reshape(-1, H), dy.reshape(-1, O), dW_y, db_y, rows)
     return dW_y, db_y, dh
 
@@ -339,10 +346,10 @@ def warmup(dtype: FloatDtype = "float32") -> None:
     ----------
     dtype : {"float32", "float64"}
     """
-    _backend("numba").warmup(_checks.float_dtype("dtype", dtype))
+    find_backend("numba").warmup(_checks.float_dtype("dtype", dtype))
 
 
-def _backend(name: str) -> Any:
+def find_backend(name: str) -> Any:
     try:
         return _loaded[name]
     except (KeyError, TypeError):
@@ -381,3 +388,22 @@ def _check_gradients(
             _checks.output(f"out's gradient of {name}", a, dtype, shape, meaning, taken)
             taken = (*taken, a)
     return Params(dW_x, dW_h, db), dx, dh0
+
+
+def _check_readout_gradients(out, W_y, h, dy, need_dh):
+    try:
+        dW_y, db_y, dh = out
+    except (TypeError, ValueError):
+        raise TypeError(f"out is a {type(out).__name__}, expected (dW_y, db_y, dh)") from None
+    if not need_dh and dh is not None:
+        raise ValueError("out holds an array for dh, expected None with need_dh=False")
+    taken = W_y, h, dy
+    for name, a, shape, meaning in (
+        ("W_y", dW_y, W_y.shape, "(H, O)"),
+        ("b_y", db_y, W_y.shape[1:], "(O,)"),
+        ("h", dh, h.shape, "(..., H)"),
+    ):
+        if a is not None or name != "h" or need_dh:
+            _checks.output(f"out's gradient of {name}", a, h.dtype, shape, meaning, taken)
+            taken = (*taken, a)
+    return dW_y, db_y, dh

@@ -5,13 +5,18 @@ import math
 import os
 import reprlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from fastbptt import _checks, _sequences, _storage
 from fastbptt._extras import import_extra
+from fastbptt._network import Weights
+from fastbptt._sequences import Sequences
+from fastbptt._stack import States
 from fastbptt.checkpointed import windows
 from fastbptt.losses import attribute
 from fastbptt.model import RNN, Mean, find_loss
@@ -34,10 +39,10 @@ class History:
     seconds : list of float
         Wall-clock time of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 0, whose weights the model has been given back; None where it has
-        the last ones.
+        The epoch, counted from 0, whose weights the model has been given back; None if it has the
+        last epoch's.
     stopped : {"finished", "early", "interrupted", "callback"}
-        Whether all epochs are done, the loss had stopped falling, Ctrl-C ended it, or the callback.
+        Why it ended: all epochs were done, the loss no longer fell, Ctrl-C, or the callback.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -47,26 +52,40 @@ class History:
     stopped: str = "finished"
 
 
+class Generators(NamedTuple):
+    """The random generators of a training run.
+
+    Attributes
+    ----------
+    order : numpy.random.Generator
+        Of the order of sequences.
+    dropout : numpy.random.Generator
+    """
+
+    order: np.random.Generator
+    dropout: np.random.Generator
+
+
 def fit(
-    model,
-    x,
-    y,
+    model: RNN,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
-    lengths=None,
-    loss: Any = "mse",
-    optimizer=None,
-    epochs=100,
-    batch_size=32,
-    clip_norm=None,
-    truncate=None,
-    memory="full",
-    validation=None,
-    patience=None,
-    progress=True,
-    seed=None,
-    checkpoint=None,
-    callback=None,
-):
+    lengths: npt.ArrayLike | None = None,
+    loss: str | Callable[..., Any] = "mse",
+    optimizer: SGD | RMSprop | Adam | None = None,
+    epochs: int = 100,
+    batch_size: int = 32,
+    clip_norm: float | None = None,
+    truncate: int | None = None,
+    memory: str = "full",
+    validation: tuple[Any, ...] | None = None,
+    patience: int | None = None,
+    progress: bool = True,
+    seed: int | np.random.Generator | Generators | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callable[[RNN, History], Any] | None = None,
+) -> History:
     """Train a model by minibatch gradient descent.
 
     Parameters
@@ -85,9 +104,10 @@ def fit(
         Largest norm of the gradient of all weights together; a longer one is scaled to it (Pascanu,
         Mikolov and Bengio 2013).
     truncate : int, optional
-        Truncated backpropagation through time.  For output "all", a step of the optimizer every so
-        many time steps: states go on from window to window, gradients end at a window's start.  For
-        "last", gradients reach back so many steps from each sequence's end.  One direction only.
+        Truncated backpropagation through time.  For output "all", the optimizer takes a step every
+        so many time steps: states go on from window to window, gradients end at a window's start.
+        For "last", gradients reach back so many steps from each sequence's end.  One direction
+        only.
     memory : {"full", "checkpointed"}, default "full"
         "checkpointed" keeps about sqrt(T) of the T states in memory and computes the others twice,
         in about 4/3 of the time.  One direction only.
@@ -95,18 +115,20 @@ def fit(
         ``(x, y)`` or ``(x, y, lengths)``: the loss over these is computed after every epoch.
     patience : int, optional
         Stop after so many epochs in a row without a new least validation loss, or training loss
-        where there is no validation; the model is given back its weights of the best epoch.
+        if there is no validation; the model is given back its weights of the best epoch.
     progress : bool, default True
         Show a progress bar; needs the extra "train".
-    seed : None, int or numpy.random.Generator, optional
-        Of the order of sequences and of dropout.  The same seed gives the same bits, for any number
-        of threads, with the backend "numba".
+    seed : None, int, numpy.random.Generator or Generators, optional
+        Two generators are spawned from it, one for the order of sequences and one for dropout.  The
+        same seed gives the same bits, for any number of threads, with the backend "numba"; a
+        Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
+        from as they are, so that training goes on as if it had not ended.
     checkpoint : path-like, optional
-        File to write at the start and after every epoch; needs the extra "train".  Where it
-        exists, training goes on from there, to the same bits as without the interruption, and
-        `seed` is not used.
+        File to write at the start and after every epoch; needs the extra "train".  If it exists,
+        training goes on from there, to the same bits as without the interruption, and `seed` is
+        not used.
     callback : callable, optional
-        ``callback(model, history)`` after every epoch; training stops where it returns true.
+        ``callback(model, history)`` is called after every epoch; training stops if it returns true.
 
     Returns
     -------
@@ -115,9 +137,9 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        Where an argument does not fit; the model is as it was.
+        If an argument has the wrong type, dtype, shape or value; the model is as it was.
     FloatingPointError
-        Where the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
+        If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
         counted from 0; the model keeps the last weights whose loss was finite.
 
     Notes
@@ -136,84 +158,42 @@ def fit(
     >>> history.loss[-1] < 0.1 * history.loss[0]
     True
     """
-    if not isinstance(model, RNN):
-        raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-    loss, optimizer = find_loss(loss), Adam() if optimizer is None else optimizer
-    if not isinstance(optimizer, (SGD, RMSprop, Adam)):
-        raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
+    run = Run(
+        model, x, y, lengths=lengths, loss=loss, optimizer=optimizer, batch_size=batch_size,
+        clip_norm=clip_norm, truncate=truncate, memory=memory, validation=validation,
+        patience=patience, seed=seed,
+    )  # fmt: skip
+    epochs = _checks.integer("epochs", epochs, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
-    epochs = _checks.integer("epochs", epochs, 0)
-    batch_size = _checks.integer("batch_size", batch_size)
-    truncate = None if truncate is None else _checks.integer("truncate", truncate)
-    patience = None if patience is None else _checks.integer("patience", patience)
-    if memory not in MEMORY:
-        raise ValueError(f"memory is {memory!r}, expected 'full' or 'checkpointed'")
-    clip_norm = None if clip_norm is None else _checks.number("clip_norm", clip_norm, zero=False)
-    if truncate and memory != "full":
-        raise ValueError("truncate is given with memory='checkpointed', expected one of them")
-    if model.bidirectional and (truncate or memory != "full"):
-        raise ValueError("truncate or memory is given, expected a model of one direction")
-    data = _data(model, loss, x, y, lengths)
-    if len(data[0]) == 0:
-        raise ValueError("x holds no sequence, expected at least one")
-    if validation is not None:
-        if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-            raise ValueError("validation is not (x, y) or (x, y, lengths)")
-        try:
-            validation = _data(model, loss, *validation)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"validation: {error}") from None
-        if len(validation[0]) == 0:
-            raise ValueError("validation holds no sequence, expected at least one")
+    tqdm: Any = None
     if progress:
         tqdm = import_extra("tqdm.auto", "train", "the progress bar (or progress=False)").tqdm
 
     before = model.network.vector.copy()
-    run = _Run(model, optimizer, np.random.default_rng(seed))
-    settings = {
-        "loss": attribute(loss, "__name__", type(loss).__name__), "batch_size": batch_size,
-        "clip_norm": clip_norm, "truncate": truncate, "memory": memory, "patience": patience,
-        "optimizer": type(optimizer).__name__, **optimizer.settings(), "sequences": len(data[0]),
-        "validation": None if validation is None else len(validation[0]),
-    }  # fmt: skip
     if checkpoint is not None and os.path.exists(checkpoint):
-        run.resume(checkpoint, settings)
+        run.resume(checkpoint)
     elif checkpoint is not None:
-        run.save(checkpoint, settings)  # where that fails, it does so before an epoch's work
-    history, bar, begun = run.history, None, len(run.history.loss)
-    with contextlib.ExitStack() as stack:
-        if progress:
-            done, total = begun * len(data[0]), epochs * len(data[0])
-            bar = stack.enter_context(tqdm(initial=done, total=total, unit="sequence"))
+        run.save(checkpoint)  # where that fails, it does so before an epoch's work
+    history, bar, begun = run.history, contextlib.nullcontext(), len(run.history.loss)
+    if tqdm is not None:
+        done, total = begun * run.sequences, epochs * run.sequences
+        bar = tqdm(initial=done, total=total, unit="sequence")
+    with bar as shown:
         try:
             while len(history.loss) < epochs and history.stopped == "finished":
-                started = time.perf_counter()
-                value = _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar)
-                if not math.isfinite(value):  # where none of those that it is the mean of is
-                    run.diverged(f"mean loss is {value} in epoch {len(history.loss)}")
-                if validation is not None:
-                    found = float(model.evaluate_sequences(*validation, loss))
-                    if not math.isfinite(found):
-                        run.diverged(f"validation loss is {found} after epoch {len(history.loss)}")
-                    history.validation_loss.append(found)
-                history.loss.append(value)
-                history.seconds.append(time.perf_counter() - started)
-                stale = patience is not None and run.is_stale(patience)
+                run.epoch(shown)
+                stale = run.is_stale()
                 if callback is not None and callback(model, history):
                     history.stopped = "callback"
                 if stale:
                     history.stopped = "early"
                 if checkpoint is not None:
-                    run.save(checkpoint, settings)
-                if bar is not None:
-                    bar.set_postfix(_latest(history))
+                    run.save(checkpoint)
+                if shown is not None:
+                    shown.set_postfix(_latest(history))
         except KeyboardInterrupt:
-            history.stopped = "interrupted"
-            epochs_done = len(history.seconds)
-            del history.loss[epochs_done:], history.validation_loss[epochs_done:]
-            if not np.isfinite(model.network.vector).all():
-                model.network.vector[...] = run.good
+            run.interrupted()
         except (TypeError, ValueError):
             if len(history.loss) == begun:  # targets that the loss turns away: the data do not fit
                 model.network.vector[...] = before
@@ -223,55 +203,250 @@ def fit(
     return history
 
 
-class _Run:
-    """What a training run changes as it goes; what a checkpoint holds."""
+def alone(value: float, gradient: np.ndarray, rows: int) -> tuple[float, np.ndarray, int]:
+    """Loss, gradient and rows of a step over all who take it together: one process, as they are."""
+    return value, gradient, rows
 
-    def __init__(self, model, optimizer, rng):
-        self.model, self.optimizer, self.rng = model, optimizer, rng
-        self.history = History()
-        self.best = None  # weights of the epoch history.best_epoch
-        self.good = model.network.vector.copy()  # the last weights whose loss was finite
 
-    def is_stale(self, patience):
-        """Whether the best epoch lies so far back; the last one's weights are kept if it is it."""
+class Run:
+    """A training run: what it is, what it changes as it goes, and the step that changes it.
+
+    Parameters
+    ----------
+    As for :func:`fit`; and
+
+    reduce : callable
+        ``reduce(value, gradient, rows)`` of one step returns them over all who take it together.
+
+    Attributes
+    ----------
+    history : History
+    generators : Generators
+    best : ndarray, (P,), or None
+        Weights of the epoch ``history.best_epoch``.
+    good : ndarray, (P,)
+        The last weights whose loss was finite.
+    """
+
+    model: RNN
+    x: Sequences
+    y: Sequences | np.ndarray
+    sequences: int  # how many
+    loss: Callable[..., Any]
+    optimizer: SGD | RMSprop | Adam
+    batch_size: int
+    clip_norm: float | None
+    truncate: int | None
+    memory: str
+    validation: tuple[Sequences, Sequences | np.ndarray] | None
+    patience: int | None
+    reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]]
+    settings: dict[str, Any]  # what another run must have alike to go on from this one's file
+    generators: Generators
+    history: History
+    best: np.ndarray | None
+    good: np.ndarray
+    gradient: Weights  # the last step's
+    batch: int  # the minibatch of the epoch, from 0
+
+    def __init__(
+        self,
+        model: RNN,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+        optimizer: SGD | RMSprop | Adam | None = None,
+        batch_size: int = 32,
+        clip_norm: float | None = None,
+        truncate: int | None = None,
+        memory: str = "full",
+        validation: tuple[Any, ...] | None = None,
+        patience: int | None = None,
+        seed: int | np.random.Generator | Generators | None = None,
+        reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]] = alone,
+    ) -> None:
+        if not isinstance(model, RNN):
+            raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
+        loss, optimizer = find_loss(loss), Adam() if optimizer is None else optimizer
+        if not isinstance(optimizer, (SGD, RMSprop, Adam)):
+            raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
+        self.model, self.loss, self.optimizer, self.reduce = model, loss, optimizer, reduce
+        self.batch_size = _checks.integer("batch_size", batch_size)
+        self.truncate = None if truncate is None else _checks.integer("truncate", truncate)
+        self.patience = None if patience is None else _checks.integer("patience", patience)
+        if clip_norm is not None:
+            clip_norm = _checks.number("clip_norm", clip_norm, zero=False)
+        if memory not in MEMORY:
+            raise ValueError(f"memory is {memory!r}, expected 'full' or 'checkpointed'")
+        if truncate and memory != "full":
+            raise ValueError("truncate is given with memory='checkpointed', expected one of them")
+        if model.bidirectional and (truncate or memory != "full"):
+            raise ValueError("truncate or memory is given, expected a model of one direction")
+        self.clip_norm, self.memory = clip_norm, memory
+        self.x, self.y = _data(model, loss, x, y, lengths)
+        self.sequences = len(self.x)
+        if self.sequences == 0:
+            raise ValueError("x holds no sequence, expected at least one")
+        self.validation = None if validation is None else _held_out(model, loss, validation)
+        if not isinstance(seed, Generators):
+            seed = Generators(*np.random.default_rng(seed).spawn(2))
+        self.generators, self.history = seed, History()
+        self.best, self.good = None, model.network.vector.copy()
+        self.gradient, self.batch = model.network.new_gradient(), 0
+        self.settings = {  # those of the start: a callback may change the optimizer's
+            "loss": attribute(loss, "__name__", type(loss).__name__),
+            "batch_size": self.batch_size, "clip_norm": clip_norm, "truncate": self.truncate,
+            "memory": memory, "patience": self.patience, "optimizer": type(optimizer).__name__,
+            **optimizer.settings(), "sequences": self.sequences,
+            "validation": None if self.validation is None else len(self.validation[0]),
+        }  # fmt: skip
+
+    def epoch(self, bar: Any = None) -> None:
+        """Pass over the data once, validate, and enter both losses into the history."""
+        started, history = time.perf_counter(), self.history
+        mean, order = Mean(self.loss), self.generators.order.permutation(self.sequences)
+        for batch, start in enumerate(range(0, self.sequences, self.batch_size)):
+            index, self.batch = order[start : start + self.batch_size], batch
+            pieces, state = self._pieces(self.x[index], self.y[index], self.x.lengths_of(index))
+            for piece in pieces:
+                value, rows, state = self.step(piece, state)
+                mean.add(value, rows)
+            if bar is not None:
+                bar.update(len(index))
+        epoch = len(history.loss)
+        if not math.isfinite(mean.value):  # where none of those that it is the mean of is
+            self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
+        if self.validation is not None:
+            found = float(self.model.evaluate_sequences(*self.validation, self.loss))
+            if not math.isfinite(found):
+                self.diverged(f"validation loss is {found} after epoch {epoch}")
+            history.validation_loss.append(found)
+        history.loss.append(mean.value)
+        history.seconds.append(time.perf_counter() - started)
+
+    def step(
+        self, minibatch: tuple[Any, ...], state: States | None = None
+    ) -> tuple[float, int, States]:
+        """A step of the optimizer: gradient, reduce, finite?, clip, update.
+
+        Parameters
+        ----------
+        minibatch : tuple
+            x (T, B, I), y, and lengths or None.
+        state : sequence of ndarray, (B, H), optional
+            Initial states of each layer; zero by default.
+
+        Returns
+        -------
+        value : float
+            The loss before the step.
+        rows : int
+            How many it is the mean or the sum of.
+        state : list of ndarray, (B, H)
+            Last states.
+        """
+        network, (x, y, lengths) = self.model.network, minibatch
+        value, gradient, after = network.loss_and_gradient(
+            x, y, lengths, self.loss, state=state, rng=self.generators.dropout,
+            checkpointed=self.memory == "checkpointed", out=self.gradient,
+        )  # fmt: skip
+        rows = len(y)
+        if network.output == "all":
+            rows = y.shape[0] * y.shape[1] if lengths is None else int(lengths.sum())
+        value, gradient, rows = self.reduce(value, gradient, rows)
+        if not math.isfinite(value):
+            self.diverged(f"loss is {value} in epoch {len(self.history.loss)}, batch {self.batch}")
+        self.good[...] = network.vector
+        gradients = {"weights": gradient}
+        if self.clip_norm is not None:
+            clip_by_global_norm(gradients, self.clip_norm)
+        self.optimizer.step({"weights": network.vector}, gradients)
+        if not np.isfinite(network.vector).all():
+            place = f"epoch {len(self.history.loss)}, batch {self.batch}"
+            self.diverged(f"weights are infinite or NaN after {place}")
+        return value, rows, after
+
+    def _pieces(
+        self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None
+    ) -> tuple[list[tuple[Any, ...]], States | None]:
+        """A minibatch cut in time, a step for each piece, and the states before the first."""
+        count = self.truncate
+        if count is None:
+            return [(x, y, lengths)], None
+        if self.model.output == "last":
+            network, dropout = self.model.network, self.generators.dropout
+            piece, state = _last_steps(network, x, y, lengths, count, dropout)
+            return [piece], state
+        cut = enumerate(windows(x, lengths, count))
+        return [(w, y[i * count : (i + 1) * count], clipped) for i, (w, clipped) in cut], None
+
+    def is_stale(self) -> bool:
+        """Whether the best epoch is `patience` epochs old; if it is the last, keep its weights."""
+        if self.patience is None:
+            return False
         history = self.history
         values = history.validation_loss or history.loss
         best_epoch = values.index(min(values))
         if best_epoch == len(values) - 1:
             best = self.model.network.vector.copy()
             self.best, history.best_epoch = best, best_epoch
-        return len(values) - 1 - best_epoch >= patience
+        return len(values) - 1 - best_epoch >= self.patience
 
-    def diverged(self, what):
+    def diverged(self, what: str) -> NoReturn:
+        """Give the model back the last weights whose loss was finite, and say what was not."""
         self.model.network.vector[...] = self.good
         raise FloatingPointError(f"{what}; the model keeps the last weights whose loss was finite")
 
-    def save(self, path, settings):
+    def interrupted(self) -> None:
+        """Keep whole epochs alone in the history, and weights that are finite."""
+        history, vector = self.history, self.model.network.vector
+        history.stopped = "interrupted"
+        epochs_done = len(history.seconds)
+        del history.loss[epochs_done:], history.validation_loss[epochs_done:]
+        if not np.isfinite(vector).all():
+            vector[...] = self.good
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file to go on from."""
         progress = {
-            "settings": settings,
+            "settings": self.settings,
             "optimizer": self.optimizer.settings(),
-            "rng": self.rng.bit_generator.state,
+            "generators": {
+                name: generator.bit_generator.state
+                for name, generator in self.generators._asdict().items()
+            },
             "history": asdict(self.history),
         }
         _storage.save_training(path, self.model, self.optimizer, self.best, progress)
 
-    def resume(self, path, settings):
+    def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file, if it is of the same model and training."""
         model, state, best, progress = _storage.load_training(path)
         _check_same(path, model.config(), self.model.config())
-        _check_same(path, progress.get("settings"), settings)
+        _check_same(path, progress.get("settings"), self.settings)
         vector = model.network.vector
         try:
-            history = _history(progress.get("history"), best, settings)
-            rng = _storage.restored_generator(progress.get("rng"))
+            history = _history(progress.get("history"), best, self.settings)
+            generators = _generators(progress.get("generators"))
             if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
                 raise ValueError("weights are infinite or NaN")
             # Last, since it changes the optimizer.  A callback may have changed the settings.
             self.optimizer.restore(progress.get("optimizer"), state, {"weights": vector})
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} holds no training to go on with: {error}") from error
-        self.rng, self.history, self.best = rng, history, best
+        self.generators, self.history, self.best = generators, history, best
         self.good[...] = self.model.network.vector[...] = vector
+
+
+def _generators(found: Any) -> Generators:
+    """The generators in a file."""
+    if not isinstance(found, dict) or found.keys() != set(Generators._fields):
+        raise ValueError(
+            f"the generators are {reprlib.repr(found)}, expected {[*Generators._fields]}"
+        )
+    return Generators(**{n: _storage.restored_generator(found[n]) for n in Generators._fields})
 
 
 def _check_same(path, then, now):
@@ -316,54 +491,6 @@ def _history(found, best, settings):
     return history
 
 
-def _epoch(run, data, loss, batch_size, clip_norm, truncate, memory, bar):
-    """One pass over the data; the mean loss."""
-    (x, y), network, mean, epoch = data, run.model.network, Mean(loss), len(run.history.loss)
-    order = run.rng.permutation(len(x))
-    for batch, start in enumerate(range(0, len(x), batch_size)):
-        index = order[start : start + batch_size]
-        minibatch = x[index], y[index], x.lengths_of(index)
-        for value, gradient, rows in _gradients(run, minibatch, loss, truncate, memory):
-            if not math.isfinite(value):
-                run.diverged(f"loss is {value} in epoch {epoch}, batch {batch}")
-            run.good[...] = network.vector
-            gradients = {"weights": gradient}
-            if clip_norm is not None:
-                clip_by_global_norm(gradients, clip_norm)
-            run.optimizer.step({"weights": network.vector}, gradients)
-            if not np.isfinite(network.vector).all():
-                run.diverged(f"weights are infinite or NaN after epoch {epoch}, batch {batch}")
-            mean.add(value, rows)
-        if bar is not None:
-            bar.update(len(index))
-    return mean.value
-
-
-def _gradients(run, minibatch, loss, truncate, memory):
-    """For each step of the optimizer in a minibatch: loss, gradient, and rows that the loss saw.
-
-    Between two of them the caller changes the weights.
-    """
-    network, state = run.model.network, None
-    x, y, lengths = minibatch
-    if truncate is None:
-        pieces = [minibatch]
-    elif network.output == "last":
-        piece, state = _last_steps(network, x, y, lengths, truncate, run.rng)
-        pieces = [piece]
-    else:
-        cut = enumerate(windows(x, lengths, truncate))
-        pieces = [(w, y[i * truncate : (i + 1) * truncate], clipped) for i, (w, clipped) in cut]
-    for x, y, lengths in pieces:
-        value, gradient, state = network.loss_and_gradient(
-            x, y, lengths, loss, state=state, rng=run.rng, checkpointed=memory == "checkpointed"
-        )
-        rows = len(y)
-        if network.output == "all":
-            rows = y.shape[0] * y.shape[1] if lengths is None else int(lengths.sum())
-        yield value, gradient, rows
-
-
 def _last_steps(network, x, y, lengths, count, rng):
     """The minibatch of each sequence's last steps, `count` at most, and the states before them."""
     T, B, _ = x.shape
@@ -377,8 +504,22 @@ def _last_steps(network, x, y, lengths, count, rng):
 
 
 def _data(model, loss, x, y, lengths=None):
+    """Inputs and targets, checked."""
     x = _sequences.inputs(x, lengths, model.input_size, model.dtype)
     return x, _sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
+
+
+def _held_out(model, loss, validation):
+    """Those of the validation."""
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise ValueError("validation is not (x, y) or (x, y, lengths)")
+    try:
+        found = _data(model, loss, *validation)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation: {error}") from None
+    if len(found[0]) == 0:
+        raise ValueError("validation holds no sequence, expected at least one")
+    return found
 
 
 def _latest(history):

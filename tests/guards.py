@@ -201,6 +201,7 @@ def _backward(inputs, outputs, activation):
 def _checkpointed(inputs, outputs, activation):
     *params, x, h0, dh, lengths = inputs
     dx, options = outputs[3], {"lengths": lengths, "activation": activation}
+    params = rnn.Params(*params)
     states = checkpointed.forward_checkpointed(params, x, h0, **options)
     gradients = checkpointed.backward_checkpointed(
         params, x, states, dh, need_dx=dx is not None, **options

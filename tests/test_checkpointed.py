@@ -11,7 +11,14 @@ from measure import central_differences, peak
 
 import fastbptt
 from fastbptt import backward_checkpointed, checkpointed, forward_checkpointed, rnn
-from fastbptt.checkpointed import Checkpoints, window_size, windows
+from fastbptt._stack import Stack
+from fastbptt.checkpointed import (
+    Checkpoints,
+    backward_windows,
+    forward_windows,
+    window_size,
+    windows,
+)
 
 T, B, I, H = 7, 4, 2, 5
 STEPS = pytest.mark.parametrize("T", [0, 1, 2, 3, 4, 5, 16, 17, 100])
@@ -154,6 +161,42 @@ def test_lengths_of_any_integer(dtype):
     dh = np.ones((B, H))
     gradients = backward_checkpointed(params, x, got, dh, lengths=lengths)
     assert_close(gradients, fastbptt.backward(params, x, expected, dh, lengths=lengths), 1e-12)
+
+
+@pytest.mark.parametrize("T", [0, 1, 7])
+@pytest.mark.parametrize("with_dropout", [False, True])
+@pytest.mark.parametrize("ends", ["outputs", "last", "both"])
+def test_a_stack_of_layers(ends, with_dropout, T):
+    """In windows a stack gives what it gives at once; the generator ends in the same state."""
+    params, x, _ = draw(T)
+    layers = [params, fastbptt.init_params(H, H, dtype="float64", seed=2)]
+    stack, rng = Stack(layers, dropout=0.4), np.random.default_rng(2)
+    h0, dlast, dh = (rng.standard_normal(shape) for shape in ((2, B, H), (2, B, H), (T, B, H)))
+    generators = [np.random.default_rng(3) if with_dropout else None for _ in range(2)]
+    for lengths in draw_lengths(T):
+        given: Any = {"lengths": lengths, "rng": generators[0]}
+        passed = stack.forward(x, h0, **given)
+        expected: Any = stack.backward(
+            passed, None if ends == "last" else dh, None if ends == "outputs" else dlast
+        )
+        starts, found, given["rng"] = [], [], generators[1]
+        for part in forward_windows(stack, x, h0, steps=3, starts=starts, **given):
+            found.append(stack.outputs(part).copy())
+            last = part.last
+        np.testing.assert_array_equal(np.concatenate(found), stack.outputs(passed))
+        np.testing.assert_array_equal(last, passed.last)
+        got: Any = backward_windows(
+            stack, x, starts, None if ends == "last" else lambda t, h: dh[t : t + len(h)],
+            None if ends == "outputs" else dlast, lengths=lengths, steps=3,
+        )  # fmt: skip
+        for a, b in zip(got.layers, expected.layers, strict=True):
+            for each, other in zip(a, b, strict=True):
+                np.testing.assert_allclose(each, other, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(got.x, expected.x, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(got.h0, expected.h0, rtol=0, atol=1e-12)
+    if with_dropout:
+        states = [rng.bit_generator.state for rng in generators if rng is not None]
+        assert states[0] == states[1]
 
 
 def test_what_lies_past_a_sequence_changes_no_bit():

@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 from measure import central_differences
 
-from fastbptt import _network
+from fastbptt import _network, losses
 from fastbptt.model import RNN
 
 T, B, I, H, O = 6, 3, 2, 4, 2
 RAGGED = np.array([6, 0, 4])
 LAYERS = pytest.mark.parametrize("num_layers", [1, 2, 3])
 OUTPUT = pytest.mark.parametrize("output", ["last", "all"])
+LENGTHS = pytest.mark.parametrize("lengths", [None, RAGGED], ids=["full", "ragged"])
+# How a network goes through time: in both directions only with all states.
+WAYS = pytest.mark.parametrize(
+    ("bidirectional", "checkpointed"),
+    [(False, False), (False, True), (True, False)],
+    ids=["forwards", "checkpointed", "both"],
+)
 
 
 def build(**options):
@@ -21,13 +28,8 @@ def draw(*shape):
     return np.random.default_rng(0).standard_normal(shape)
 
 
-def test_back_to_front():
-    a = np.arange(12).reshape(4, 3)
-    np.testing.assert_array_equal(_network.reverse(a, None), a[::-1])
-    got = _network.reverse(a, np.array([4, 0, 2]))
-    np.testing.assert_array_equal(got, [[9, 1, 5], [6, 4, 2], [3, 7, 8], [0, 10, 11]])
-    np.testing.assert_array_equal(_network.reverse(got, np.array([4, 0, 2])), a)
-    assert _network.reverse(a[:0], np.zeros(3, int)).shape == (0, 3)
+def draw_target(net):
+    return draw(T, B, O) if net.output == "all" else draw(B, O)
 
 
 def test_names_are_views_of_one_vector():
@@ -36,110 +38,75 @@ def test_names_are_views_of_one_vector():
     views = net.named(vector)
     np.testing.assert_array_equal(np.concatenate([a.ravel() for a in views.values()]), vector)
     assert all(np.shares_memory(a, vector) for a in views.values())
-    before = net.forward(draw(T, B, I)).y
+    before = net.outputs(draw(T, B, I))[0]
     net.vector *= 2
-    assert (net.forward(draw(T, B, I)).y != before).any()
-
-
-def passing_on(num_layers, dropout, **options):
-    """Layers and a readout that hand on what they read: y is x but for dropout."""
-    net = RNN(
-        H, H, H, num_layers=num_layers, activation="identity", output="all", dropout=dropout,
-        dtype="float64", **options,
-    ).network  # fmt: skip
-    for name, a in net.named(net.vector).items():
-        a[...] = np.eye(H) if name.endswith(("W_x", "W_y")) else 0
-    return net
-
-
-@pytest.mark.parametrize("dropout", [0.2, 0.5, 0.9])
-def test_dropout_leaves_out_a_share_and_scales_the_rest(dropout):
-    net = passing_on(2, dropout)
-    x = 1 + np.abs(draw(50, 60, H))
-    np.testing.assert_allclose(net.forward(x).y, x, rtol=1e-14)
-    ratio = net.forward(x, rng=np.random.default_rng(1)).y / x
-    kept = ratio != 0
-    np.testing.assert_allclose(ratio[kept], 1 / (1 - dropout), rtol=1e-14)
-    for axes in ((0, 1), (0, 2), (1, 2)):  # of 200 numbers at least: 4.5 standard deviations
-        shares = kept.mean(axis=axes)
-        count = kept.size / shares.size
-        np.testing.assert_allclose(shares, 1 - dropout, atol=4.5 * np.sqrt(0.25 / count))
-    assert (kept[1:] != kept[:-1]).any(axis=(1, 2)).all(), "each step is drawn anew"
-
-
-def test_dropout_between_each_two_layers():
-    x = np.ones((50, 60, H))
-    drawn = passing_on(3, 0.5).forward(x, rng=np.random.default_rng(1)).dropout
-    assert drawn[0] is None
-    assert abs((drawn[1] * drawn[2] != 0).mean() - 0.25) < 0.02, "drawn for each by itself"
+    assert (net.outputs(draw(T, B, I))[0] != before).any()
 
 
 @LAYERS
 @OUTPUT
-@pytest.mark.parametrize("lengths", [None, RAGGED], ids=["full", "ragged"])
-def test_gradients_of_the_states_before_and_after(num_layers, output, lengths):
-    """loss = sum(dy y) + sum(dstate state), where a sequence goes on after the last step."""
-    net = build(num_layers=num_layers, output=output)
-    x, state = draw(T, B, I), draw(num_layers, B, H)
-    goes_on = np.ones(B) if lengths is None else lengths == T
-    dstate = draw(num_layers, B, H) * goes_on[:, None]
-    passed = net.forward(x, lengths, state)
-    dy = draw(*passed.y.shape)
-    counts = np.ones(passed.y.shape[:-1], bool)
-    if lengths is not None and output == "all":
-        counts = np.arange(T)[:, None] < lengths
-
-    def loss():
-        passed = net.forward(x, lengths, state)
-        return (dy * passed.y)[counts].sum() + (dstate * np.array(passed.state)).sum()
-
-    gradient, dstate0 = net.backward(passed, dy * counts[..., None], list(dstate.copy()))
-    for a, got in ((net.vector, gradient), (state, np.array(dstate0))):
-        expected = central_differences(loss, a)
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+@LENGTHS
+@WAYS
+def test_gradient_agrees_with_central_differences(
+    bidirectional, checkpointed, lengths, output, num_layers
+):
+    net = build(num_layers=num_layers, output=output, bidirectional=bidirectional)
+    x, target, state = draw(T, B, I), draw_target(net), draw(len(net.stack.layers), B, H)
+    given = x, target, lengths, losses.mse
+    value, got, last = net.loss_and_gradient(*given, state=state, checkpointed=checkpointed)
+    expected = central_differences(
+        lambda: net.loss_and_gradient(*given, state=state)[0], net.vector
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    y, after = net.outputs(x, lengths, state)
+    mask = None if lengths is None or output == "last" else np.arange(T)[:, None] < lengths
+    assert losses.mse(y, target, mask)[0] == value
+    np.testing.assert_array_equal(last, after)
 
 
 @OUTPUT
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["forwards", "both"])
-def test_backward_writes_to_nothing_that_it_is_given(output, bidirectional):
+@WAYS
+def test_gradient_in_memory_given(bidirectional, checkpointed, output):
+    """Whatever is in it before."""
     net = build(num_layers=2, output=output, bidirectional=bidirectional)
-    passed = net.forward(draw(T, B, I), RAGGED)
-    dy = draw(*passed.y.shape)
-    dstate = None if bidirectional else list(draw(2, B, H))
-    for a in (dy, passed.top, *(dstate or []), *(h for layer in passed.h for h in layer)):
+    given = draw(T, B, I), draw_target(net), RAGGED, losses.mse
+    _, expected, _ = net.loss_and_gradient(*given, checkpointed=checkpointed)
+    out = net.new_gradient()
+    out.vector[...] = np.nan
+    _, got, _ = net.loss_and_gradient(*given, checkpointed=checkpointed, out=out)
+    assert got is out.vector
+    np.testing.assert_array_equal(got, expected)
+
+
+@OUTPUT
+@WAYS
+def test_writes_to_nothing_that_it_is_given(bidirectional, checkpointed, output):
+    net = build(num_layers=2, output=output, bidirectional=bidirectional)
+    x, target = draw(T, B, I), draw_target(net)
+
+    def loss(y, target, mask):
+        value, dy = losses.mse(y, target, mask)
+        dy.flags.writeable = False
+        return value, dy
+
+    for a in (x, target, net.vector):
         a.flags.writeable = False
-    net.backward(passed, dy, dstate)
-
-
-@LAYERS
-@OUTPUT
-def test_states_over_those_of_an_earlier_pass(num_layers, output):
-    net = build(num_layers=num_layers, output=output)
-    x = draw(T, B, I)
-    earlier = net.forward(2 * x)
-    for steps in (T, 2, 0):
-        expected = net.forward(x[:steps])
-        got = net.forward(x[:steps], over=earlier)
-        np.testing.assert_array_equal(got.y, expected.y)
-        for (a,), (b,), (memory,) in zip(got.h, expected.h, earlier.h, strict=True):
-            np.testing.assert_array_equal(a, b)
-            assert np.shares_memory(a, memory)
-        assert not any(np.shares_memory(s, h[0]) for s in got.state for h in got.h)
+    net.loss_and_gradient(x, target, RAGGED, loss, checkpointed=checkpointed)
 
 
 @OUTPUT
-@pytest.mark.parametrize("lengths", [None, RAGGED], ids=["full", "ragged"])
-def test_outputs_keep_no_more_states_than_they_may(output, lengths, monkeypatch):
+@LENGTHS
+def test_outputs_keep_no_more_states_than_they_may(lengths, output, monkeypatch):
     net = build(num_layers=2, output=output)
     x = draw(T, B, I)
     expected, last = net.outputs(x, lengths)
-    seen, forward = [], net.forward
+    seen, forward = [], net.stack.forward
 
     def watched(window, *args, **kwargs):
         seen.append(len(window))
         return forward(window, *args, **kwargs)
 
-    monkeypatch.setattr(net, "forward", watched)
+    monkeypatch.setattr(net.stack, "forward", watched)
     monkeypatch.setattr(_network, "KEPT_STATES", 4 * B * H * 2 + 1)
     got, states = net.outputs(x, lengths)
     assert seen == [4, 2]

@@ -106,6 +106,21 @@ def test_unchanged_it_is_taken(folder, tmp_path):
         assert taken_or_refused(tmp_path / "run", kind)
 
 
+def test_a_file_of_an_earlier_version(folder, tmp_path):
+    """It had one generator: training does not go on from it, but the model is read."""
+
+    def change(tensors, metadata, training):
+        metadata["version"] = "1"
+        training["rng"] = training.pop("generators")["order"]
+
+    path = tmp_path / "run"
+    changed(path, checkpoint(folder), change)
+    refused(path, "was written by an earlier fastbptt, in format version 1, expected 2: training")
+    np.testing.assert_array_equal(
+        load(path).network.vector, checkpoint(folder)[0]["best weights"], strict=True
+    )
+
+
 # No name in a file is called or set
 
 
@@ -115,14 +130,34 @@ def test_unchanged_it_is_taken(folder, tmp_path):
      "__name__", "PCG64 ", "pcg64", "os.system", "", None, 1, ["PCG64"], {"PCG64": 1}],
     ids=str,
 )  # fmt: skip
-def test_no_other_generator(name, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["order", "dropout"])
+def test_no_other_generator(which, name, folder, tmp_path, monkeypatch):
     for function in ("test", "seed"):
         monkeypatch.setattr(np.random, function, lambda *args: pytest.fail("called"))
     changed(
         tmp_path / "run", checkpoint(folder),
-        of_training(lambda training: training["rng"].update(bit_generator=name)),
+        of_training(lambda training: training["generators"][which].update(bit_generator=name)),
     )  # fmt: skip
     refused(tmp_path / "run", "the generator is of the kind")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda generators: generators.pop("dropout"),
+        lambda generators: generators.clear(),
+        lambda generators: generators.update(more=generators["order"]),
+        lambda generators: generators.update(order=None),
+        lambda generators: generators.update(dropout=[]),
+    ],
+    ids=["without one", "without any", "one more", "None", "a list"],
+)
+def test_no_other_generators(change, folder, tmp_path):
+    changed(
+        tmp_path / "run", checkpoint(folder),
+        of_training(lambda training: change(training["generators"])),
+    )  # fmt: skip
+    refused(tmp_path / "run", "(the generators are|the generator is of the kind)")
 
 
 @pytest.mark.parametrize(
@@ -256,12 +291,13 @@ def value_at(found, at) -> Any:
 def test_a_state_that_is_not_the_generators(generator, folder, tmp_path):
     """Integers out of their places' ranges, lists of other lengths, other types."""
     found, rng = checkpoint(folder, Adam, generator), random.Random(0)
-    state = json.loads(found[1]["training"])["rng"]
+    states = json.loads(found[1]["training"])["generators"]
     bits = {"uinteger": 32, "key": 32 if generator == "MT19937" else 64}
     largest = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
-    ways = [at for at in places(state) if at and at != ("bit_generator",)]
+    ways = [at for at in places(states["order"]) if at and at != ("bit_generator",)]
     for at in [*ways[:12], *rng.sample(ways, min(len(ways), 12))]:  # MT19937 has 624 alike
-        value: Any = value_at(state, at)
+        which = rng.choice([*states])
+        value: Any = value_at(states[which], at)
         if isinstance(value, int):
             name = next(key for key in reversed(at) if isinstance(key, str))
             wide = 128 if generator.startswith("PCG") else 64
@@ -273,8 +309,8 @@ def test_a_state_that_is_not_the_generators(generator, folder, tmp_path):
             others = [{**value, "more": 1}, dict([*value.items()][1:]), [*value.items()], None, 0]
         for other in others:
 
-            def change(training, at=at, other=other):
-                put(training["rng"], at, other)
+            def change(training, at=(which, *at), other=other):
+                put(training["generators"], at, other)
 
             changed(tmp_path / "run", found, of_training(change))
             refused(tmp_path / "run", f"the generator's state is none of a {generator}")
@@ -378,7 +414,11 @@ def test_every_field_exchanged(folder, tmp_path):
     numbers = {("history", "loss", i) for i in range(2)}
     numbers |= {("history", name, i) for name in ("seconds", "validation_loss") for i in range(2)}
     numbers |= {("optimizer", name) for name in Adam().settings()}
-    ways = {("rng", "uinteger"), ("rng", "state", "state"), ("rng", "state", "inc")}
+    ways = {
+        ("generators", which, *at)
+        for which in ("order", "dropout")
+        for at in (("uinteger",), ("state", "state"), ("state", "inc"))
+    }
     assert set(taken) <= numbers | ways  # another number of the same kind
 
 
@@ -408,7 +448,7 @@ def test_mutations(folder, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [500, 5000, 200_000])
-@pytest.mark.parametrize("where", ["settings", "rng", "history", "optimizer", "whole"])
+@pytest.mark.parametrize("where", ["settings", "generators", "history", "optimizer", "whole"])
 @pytest.mark.parametrize("form", ['{{"a":{}}}', "[{}]"], ids=["objects", "lists"])
 def test_deep_json(form, where, depth, folder, tmp_path):
     start, end = form.format("?").split("?")

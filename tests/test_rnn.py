@@ -370,7 +370,70 @@ def test_out_of_another_structure(out):
     assert_turned_away(fastbptt.backward, given, TypeError, *words)
 
 
+def readout_out():
+    """Memory for a readout's gradients, full of sevens."""
+    return [np.full(shape, 7, np.float32) for shape in ((H, O), (O,), (T, B, H))]
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "error", "words"),
+    [
+        (0, lambda a: a.T, ValueError, "out's gradient of W_y has shape (6, 5), expected (5, 6)"),
+        (0, lambda a: np.asfortranarray(a), ValueError, "of W_y has strides"),
+        (0, lambda a: a.astype("f8"), TypeError, "of W_y has dtype float64, expected float32"),
+        (1, lambda a: None, TypeError, "out's gradient of b_y is a NoneType"),
+        (1, lambda a: a[:5], ValueError, "out's gradient of b_y has shape (5,), expected (6,)"),
+        (2, lambda a: None, TypeError, "out's gradient of h is a NoneType"),
+        (2, lambda a: a[0], ValueError, "out's gradient of h has shape (3, 5), expected (4, 3, 5)"),
+        (2, lambda a: a[:, ::-1], ValueError, "out's gradient of h has strides"),
+    ],
+)
+def test_out_of_a_readout(place, change, error, words):
+    out = readout_out()
+    out[place] = change(out[place])
+    given = {**arguments(fastbptt.readout_backward), "out": out}
+    assert_turned_away(fastbptt.readout_backward, given, error, words)
+
+
+@pytest.mark.parametrize("source", ["W_y", "h", "dy"])
+def test_out_of_a_readout_that_overlaps(source):
+    """An input, or another output; or it cannot be written to, or is not wanted."""
+    function, given = fastbptt.readout_backward, {"out": readout_out()}
+    given = {**arguments(function), **given}
+    memory = np.full(200, 7, np.float32)
+    inside = changed(given, source, lambda a: memory[: a.size].reshape(a.shape))
+    inside["out"] = [*given["out"][:2], memory[7 : 7 + T * B * H].reshape(T, B, H)]
+    assert_turned_away(function, inside, ValueError, "out's gradient of h", "shares memory")
+    dW_y, _, dh = given["out"]
+    each_other = {**given, "out": (dW_y, dW_y[0], dh)}
+    assert_turned_away(function, each_other, ValueError, "out's gradient of b_y", "shares memory")
+    not_wanted = {**given, "need_dh": False}
+    assert_turned_away(function, not_wanted, ValueError, "dh", "None with need_dh=False")
+    dh.flags.writeable = False
+    assert_turned_away(function, given, ValueError, "out's gradient of h is read-only")
+
+
+@pytest.mark.parametrize("out", [3, (1, 2), np.zeros(2)])
+def test_out_of_a_readout_of_another_structure(out):
+    given = {**arguments(fastbptt.readout_backward), "out": out}
+    words = f"out is a {type(out).__name__}", "expected (dW_y, db_y, dh)"
+    assert_turned_away(fastbptt.readout_backward, given, TypeError, *words)
+
+
 # What fits
+
+
+@BACKENDS
+@pytest.mark.parametrize("need_dh", [True, False])
+def test_gradients_of_a_readout_in_memory_given(need_dh, backend):
+    given = {**arguments(fastbptt.readout_backward), "backend": backend, "need_dh": need_dh}
+    expected = fastbptt.readout_backward(**given)
+    out = readout_out() if need_dh else [*readout_out()[:2], None]
+    got = fastbptt.readout_backward(**given, out=out)
+    for a, b, memory in zip(got, expected, out, strict=True):
+        assert a is memory
+        if b is not None:
+            np.testing.assert_array_equal(a, b)
 
 
 @BACKENDS
@@ -639,6 +702,7 @@ LAYERS = (
     {"reference", "kernels"},
     {"_checks", "_extras"},
     {"rnn"},
+    {"_stack"},
     {"losses", "optimizers", "checkpointed", "testing", "datasets", "diagnostics"},
     {"_sequences", "_network"},
     {"model"},

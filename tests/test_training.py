@@ -10,6 +10,7 @@ import pytest
 from measure import peak
 from test_threads import run
 from trainings import (
+    EQUAL,
     LENGTHS,
     OPTIMIZER,
     OUTPUT,
@@ -24,6 +25,7 @@ from trainings import (
     draw,
     fit,
     noisy,
+    order_and_dropout,
 )
 
 import fastbptt
@@ -42,14 +44,16 @@ def flat(arrays):
 
 def loop(model, data, optimizer, epochs, batch_size, clip_norm, loss):
     """What fit does, from public parts; the mean loss of each epoch."""
-    (x, y), rng, means = data, np.random.default_rng(7), []
+    (x, y), (order_rng, dropout_rng), means = data, order_and_dropout(), []
     weights = {"weights": flat(model.parameters())}
     for _ in range(epochs):
-        order, total, rows = rng.permutation(len(x)), 0.0, 0
+        order, total, rows = order_rng.permutation(len(x)), 0.0, 0
         for start in range(0, len(x), batch_size):
             index = order[start : start + batch_size]
             minibatch = [x[i] for i in index]
-            value, grads = model.loss_and_grads(minibatch, take(y, index), loss=loss, rng=rng)
+            value, grads = model.loss_and_grads(
+                minibatch, take(y, index), loss=loss, rng=dropout_rng
+            )
             gradient = {"weights": flat(grads)}
             clip_by_global_norm(gradient, clip_norm)
             optimizer.step(weights, gradient)
@@ -148,7 +152,7 @@ def test_the_first_20_steps_agree_with_torch(name, output, clip_norm):
         "SGD": (SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
         "Adam": (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
     }[name]
-    model, rng, values = build(num_layers=2, output=output), np.random.default_rng(7), []
+    model, (rng, _), values = build(num_layers=2, output=output), order_and_dropout(), []
     data = draw(model, RAGGED[:8])
     orders = [rng.permutation(8) for _ in range(10)]
     batches = [index for order in orders for index in (order[:5], order[5:])]
@@ -230,6 +234,69 @@ def test_seed():
         found.append((history.loss, bits(model)))
     assert found[0] == found[1] == found[2]
     assert len({weights for _, weights in found}) == 4
+
+
+def test_order_and_dropout_draw_from_generators_of_their_own():
+    """Whether and how much is left out changes no order; the order says not what is left out."""
+    orders, data = [], draw(build(), EQUAL)
+
+    def fit_recorded(model, data, **options):
+        seen = []
+
+        def mse(y, target, mask):
+            seen.append(target[:, 0].copy())
+            return losses.mse(y, target, mask)
+
+        fit(model, data, loss=mse, epochs=3, batch_size=4, **options)
+        return np.concatenate(seen)
+
+    for num_layers, dropout in ((1, 0), (2, 0), (3, 0.5)):
+        model = build(num_layers=num_layers, dropout=dropout)
+        orders.append(fit_recorded(model, data))
+    assert len(set(map(tuple, orders))) == 1
+    order = order_and_dropout()[0]
+    expected = np.concatenate([order.permutation(len(EQUAL)) for _ in range(3)])
+    np.testing.assert_array_equal(orders[0], data[1][expected, 0])
+    rng, found = np.random.default_rng(7), []
+    for _ in range(2):  # a Generator spawns others each time
+        found.append(fit_recorded(build(), data, seed=rng))
+    np.testing.assert_array_equal(found[0], orders[0])
+    assert (found[1] != found[0]).any()
+    assert rng.random() == np.random.default_rng(7).random(), "nothing is drawn from it"
+
+
+def test_generators_of_a_run_go_on():
+    """Drawn from as they are, from fit to fit: as many epochs in one or in several."""
+    at_once, in_parts = (build(num_layers=2, dropout=0.3) for _ in range(2))
+    data = draw(at_once, RAGGED)
+    expected = fit(at_once, data, epochs=4, batch_size=4, optimizer=SGD(0.1)).loss
+    generators, got = training.Generators(*order_and_dropout()), []
+    for epochs in (1, 2, 1):
+        options = {"batch_size": 4, "optimizer": SGD(0.1), "seed": generators}
+        got += fit(in_parts, data, epochs=epochs, **options).loss
+    assert got == expected
+    assert bits(in_parts) == bits(at_once)
+
+
+def test_a_step_goes_by_what_all_have_together():
+    """Loss, gradient and rows as `reduce` returns them: here as of three like this one."""
+    model, recorder = build(), Recorder(0.1)
+    x, y = draw(model, EQUAL)
+    seen = []
+
+    def together(value, gradient, rows):
+        seen.append((value, gradient.copy(), rows))
+        return 3 * value, 3 * gradient, 3 * rows
+
+    run = training.Run(
+        model, x, y, optimizer=recorder, batch_size=4, clip_norm=1e9, reduce=together
+    )
+    run.epoch()
+    assert [rows for *_, rows in seen] == [4, 4, 3]
+    for (_, gradient, _), (_, taken) in zip(seen, recorder.steps_taken, strict=True):
+        np.testing.assert_array_equal(taken, 3 * gradient)
+    total = sum(3 * value * 3 * rows for value, _, rows in seen)
+    np.testing.assert_allclose(run.history.loss, [total / (3 * len(x))], rtol=1e-12)
 
 
 def trained():

@@ -28,7 +28,7 @@ OUTPUT = pytest.mark.parametrize("output", ["last", "all"])
 LENGTHS = pytest.mark.parametrize("counts", [RAGGED, EQUAL], ids=["ragged", "equal"])
 
 
-def build(dtype="float64", hidden_size=H, **options):
+def build(dtype="float64", hidden_size: int = H, **options: Any) -> RNN:
     return RNN(I, hidden_size, O, dtype=dtype, seed=0, **options)
 
 
@@ -43,6 +43,11 @@ def draw(model, counts, seed=0) -> Any:
 
 def fit(model, data, **options) -> History:
     return fastbptt.fit(model, *data, **{"progress": False, "seed": 7, **options})
+
+
+def order_and_dropout(seed=7):
+    """The generators that a training with this seed draws from."""
+    return np.random.default_rng(seed).spawn(2)
 
 
 def bits(model):

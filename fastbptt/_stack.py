@@ -1,0 +1,281 @@
+"""Recurrent layers on top of each other, in one direction or both, with dropout between them.
+
+A :class:`Stack` gives states and takes gradients at all of its ends: inputs, outputs, and every
+layer's initial and last states in each direction.  What is read out of the states is not its
+business; :mod:`fastbptt._network` adds that.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastbptt import _checks
+from fastbptt.rnn import Params, find_backend, forward
+
+Shape = tuple[int, ...]
+# Of each layer and direction, (B, H); one array (L D, B, H) will do.
+States = np.ndarray | Sequence[np.ndarray]
+SomeStates = np.ndarray | Sequence[np.ndarray | None]
+
+
+class Pass(NamedTuple):
+    """One forward pass, as the backward pass needs it.
+
+    `x` and `h` have an entry for each layer and direction, in the order of :class:`Stack`'s layers;
+    a second direction's run from the sequence's end to its start.
+
+    Attributes
+    ----------
+    lengths : ndarray, (B,), or None
+    x : list of ndarray, (T, B, I or D H)
+        Inputs.
+    h : list of ndarray, (T + 1, B, H)
+        States.
+    masks : list of (ndarray, (T, B, D H), or None)
+        What dropout multiplied each layer's inputs by.
+    """
+
+    lengths: np.ndarray | None
+    x: list[np.ndarray]
+    h: list[np.ndarray]
+    masks: list[np.ndarray | None]
+
+    @property
+    def last(self) -> list[np.ndarray]:
+        """Last states, (B, H): copies, which do not keep all others in memory."""
+        return [h[-1].copy() for h in self.h]
+
+
+class StackGradients(NamedTuple):
+    """What :meth:`Stack.backward` returns.
+
+    Attributes
+    ----------
+    layers : list of Params
+    x : ndarray, (T, B, I), or None
+    h0 : list of ndarray, (B, H)
+    """
+
+    layers: list[Params]
+    x: np.ndarray | None
+    h0: list[np.ndarray]
+
+
+class Stack:
+    """Recurrent layers, each of which reads the states of the one below.
+
+    Parameters
+    ----------
+    layers : sequence of Params
+        The weights: the first layer's for each direction, then the second layer's, and so on.
+    directions : {1, 2}, default 1
+        D.  The second direction reads each sequence from its end.
+    activation, backend
+        As for :func:`fastbptt.forward`.
+    dropout : float, default 0.0
+        Share of the states between two layers that are replaced by zero.
+    """
+
+    layers: Sequence[Params]
+    directions: int
+    num_layers: int
+    hidden_size: int
+    activation: str
+    dropout: float
+    backend: str
+
+    def __init__(
+        self,
+        layers: Sequence[Params],
+        *,
+        directions: int = 1,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+        backend: str = "numba",
+    ) -> None:
+        self.layers, self.directions, self.dropout = layers, directions, dropout
+        self.activation, self.backend = activation, backend
+        self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
+
+    def forward(
+        self,
+        x: np.ndarray,
+        h0: States | None = None,
+        *,
+        lengths: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+        over: list[np.ndarray] | None = None,
+    ) -> Pass:
+        """Run through all steps.
+
+        Parameters
+        ----------
+        x : ndarray, (T, B, I)
+        h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
+            Initial states, for each layer and direction; zero by default.
+        lengths : ndarray of int64, (B,), optional
+        rng : numpy.random.Generator, optional
+            Draws what dropout leaves out.  Without it nothing is left out.
+        over : list of ndarray, optional
+            `h` of an earlier pass of as many steps or more, to write the states over: new memory
+            costs time at first use.
+
+        Returns
+        -------
+        Pass
+        """
+        D, T = self.directions, len(x)
+        if lengths is not None:
+            lengths = _checks.lengths(lengths, T, x.shape[1])
+        passed, drawn = Pass(lengths, [], [], []), self._draw(x, rng)
+        for l in range(self.num_layers):
+            below, mask = (x if l == 0 else self.outputs(passed)), None
+            if drawn is not None and l > 0:
+                mask = drawn[:, l - 1].astype(x.dtype) * (1 / (1 - self.dropout))
+                below = below * mask
+            passed.masks.append(mask)
+            for d in range(D):
+                i = l * D + d
+                passed.x.append(below if d == 0 else reverse(below, lengths))
+                h = forward(
+                    self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
+                    activation=self.activation, backend=self.backend,
+                    out=None if over is None else over[i][: T + 1],
+                )  # fmt: skip
+                passed.h.append(h)
+        return passed
+
+    def outputs(self, passed: Pass) -> np.ndarray:
+        """The top layer's states after every step, (T, B, D H), of both directions side by side."""
+        h = passed.h[-self.directions :]
+        if self.directions == 1:
+            return h[0][1:]
+        return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+
+    def backward(
+        self,
+        passed: Pass,
+        doutputs: np.ndarray | None = None,
+        dlast: SomeStates | None = None,
+        *,
+        need_dx: bool = True,
+        out: Sequence[Params] | None = None,
+    ) -> StackGradients:
+        """Gradients of a loss, back from those of the outputs and of the last states.
+
+        Parameters
+        ----------
+        passed : Pass
+            What :meth:`forward` returned.
+        doutputs : ndarray, (T, B, D H), optional
+            The loss's gradient at :meth:`outputs`; zero by default.
+        dlast : ndarray, (L D, B, H), or sequence of (ndarray, (B, H), or None), optional
+            The loss's gradient at the last states, for each layer and direction; zero by default.
+        need_dx : bool, default True
+            False leaves out the gradient of the inputs and its cost.
+        out : sequence of Params, optional
+            C-contiguous arrays to fill with the gradients of the weights, and to return.
+
+        Returns
+        -------
+        StackGradients
+        """
+        D, H, lengths = self.directions, self.hidden_size, passed.lengths
+        self._check(passed, doutputs, dlast)
+        run = find_backend(self.backend).backward  # the rest was checked on the way here
+        layers = [_like(params) for params in self.layers] if out is None else list(out)
+        dh0 = [np.empty_like(h[0]) for h in passed.h]
+        above = doutputs
+        if dlast is not None and doutputs is not None:
+            above = doutputs.copy()  # it is added to
+        for l in reversed(range(self.num_layers)):
+            below = None
+            for d in range(D):
+                i = l * D + d
+                last = None if dlast is None else dlast[i]
+                dh = None if above is None else above[..., d * H : (d + 1) * H]
+                if dh is not None and d == 1:
+                    dh = reverse(dh, lengths)
+                if dh is None or len(dh) == 0:
+                    dh = np.zeros_like(dh0[i]) if last is None else last
+                elif last is not None:
+                    _add_to_last_steps(dh, last, lengths)
+                dx = np.empty(passed.x[i].shape, dh.dtype) if need_dx or l > 0 else None
+                run(
+                    self.layers[i], passed.x[i], passed.h[i], dh, layers[i], dx, dh0[i], lengths,
+                    self.activation,
+                )  # fmt: skip
+                if dh.ndim == 3 and last is not None and lengths is not None:
+                    dh0[i][lengths == 0] += last[lengths == 0]  # their last state is the first
+                if dx is not None:
+                    below = dx if below is None else below + reverse(dx, lengths)
+            mask = passed.masks[l]
+            above = below if mask is None or below is None else below * mask
+        return StackGradients(layers, above, dh0)
+
+    def _check(
+        self,
+        passed: Pass,
+        doutputs: np.ndarray | None,
+        dlast: SomeStates | None,
+    ) -> None:
+        """Check the gradients given against the pass."""
+        (T, B, _), dtype = passed.x[0].shape, passed.x[0].dtype
+        if doutputs is not None:
+            shape = T, B, self.directions * self.hidden_size
+            _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")
+        for i, a in enumerate(() if dlast is None else dlast):
+            if a is not None:
+                _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
+
+    def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
+        """What dropout keeps, (T, L - 1, B, D H), or None if it keeps all."""
+        if rng is None or self.dropout == 0:
+            return None
+        # Step by step, so that window by window the same is drawn as at once.
+        shape = len(x), self.num_layers - 1, x.shape[1], self.directions * self.hidden_size
+        return rng.random(shape, np.float32) >= self.dropout
+
+
+def layer_shapes(
+    input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
+) -> Iterator[tuple[str, Shape]]:
+    """Name and shape of each array of weights, in the order of a stack's layers.
+
+    One after the other: a file may claim more layers than memory can hold.
+    """
+    prefixes = ("", "reverse.") if bidirectional else ("",)
+    for l in range(num_layers):
+        size = input_size if l == 0 else len(prefixes) * hidden_size
+        for prefix in prefixes:
+            yield f"layers.{l}.{prefix}W_x", (size, hidden_size)
+            yield f"layers.{l}.{prefix}W_h", (hidden_size, hidden_size)
+            yield f"layers.{l}.{prefix}b", (hidden_size,)
+
+
+def as_layers(arrays: Iterable[np.ndarray]) -> list[Params]:
+    """The arrays that :func:`layer_shapes` names, layer by layer."""
+    each = iter(arrays)
+    return [Params(*of_layer) for of_layer in zip(each, each, each, strict=True)]
+
+
+def reverse(a: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    """(T, B, ...) back to front, each sequence within its length."""
+    if lengths is None:
+        return a[::-1]
+    t = np.arange(len(a))[:, None]
+    return a[np.where(t < lengths, lengths - 1 - t, t), np.arange(a.shape[1])]
+
+
+def _add_to_last_steps(dh: np.ndarray, dlast: np.ndarray, lengths: np.ndarray | None) -> None:
+    """Add the gradient of last states, (B, H), where they are reached: at each sequence's end."""
+    if lengths is None:
+        dh[-1] += dlast
+        return
+    [some] = np.nonzero(lengths)
+    dh[lengths[some] - 1, some] += dlast[some]
+
+
+def _like(params: Params) -> Params:
+    return Params(*(np.empty(a.shape, a.dtype) for a in params))
