@@ -15,7 +15,7 @@ import numpy as np
 from fastbptt import _checks
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
-from fastbptt.rnn import Params, find_backend, init_params, readout
+from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
 
 # Elements of the states that `Network.outputs` keeps at a time, 32 MiB of float32.
 KEPT_STATES = 8 << 20
@@ -91,7 +91,7 @@ class Network:
     """
 
     output: str
-    backend: str
+    backend: Backend
     vector: np.ndarray
     stack: Stack
 
@@ -102,11 +102,11 @@ class Network:
         output_size: int,
         num_layers: int,
         bidirectional: bool,
-        activation: str,
+        activation: Activation,
         output: str,
         dropout: float,
         dtype: str,
-        backend: str,
+        backend: Backend,
         *,
         vector: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
@@ -133,7 +133,7 @@ class Network:
     def _draw(self, rng: np.random.Generator) -> None:
         W_y, b_y = self._weights.W_y, self._weights.b_y
         for params in self.stack.layers:
-            drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype.name, seed=rng)
+            drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype, seed=rng)
             for a, its_drawn in zip(params, drawn, strict=True):
                 a[...] = its_drawn
         limit = math.sqrt(6 / sum(W_y.shape))

@@ -37,7 +37,10 @@ class Sequences:
         lengths: np.ndarray,
         padded: int | None = None,
     ) -> None:
-        self.steps, self.starts, self.lengths, self.padded = steps, starts, lengths, padded
+        self.steps: np.ndarray = steps
+        self.starts: np.ndarray = starts
+        self.lengths: np.ndarray = lengths
+        self.padded: int | None = padded
         self._alike = len(lengths) == 0 or bool((lengths == lengths[0]).all())
 
     def __len__(self) -> int:

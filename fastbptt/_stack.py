@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt import _checks
-from fastbptt.rnn import Params, find_backend, forward
+from fastbptt.rnn import Activation, Backend, Params, find_backend, forward
 
 Shape = tuple[int, ...]
 # Of each layer and direction, (B, H); one array (L D, B, H) will do.
@@ -81,18 +81,18 @@ class Stack:
     directions: int
     num_layers: int
     hidden_size: int
-    activation: str
+    activation: Activation
     dropout: float
-    backend: str
+    backend: Backend
 
     def __init__(
         self,
         layers: Sequence[Params],
         *,
         directions: int = 1,
-        activation: str = "tanh",
+        activation: Activation = "tanh",
         dropout: float = 0.0,
-        backend: str = "numba",
+        backend: Backend = "numba",
     ) -> None:
         self.layers, self.directions, self.dropout = layers, directions, dropout
         self.activation, self.backend = activation, backend

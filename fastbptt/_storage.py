@@ -14,8 +14,9 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -29,6 +30,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+FilePath = str | os.PathLike[str]
+Tensors = dict[str, np.ndarray]
+
 FORMAT = "fastbptt"
 # Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
 VERSION = 2
@@ -41,7 +45,7 @@ PART = ".fastbptt-{}.part"
 LEFT_OVER = re.compile(r"\.fastbptt-[0-9a-f]{32}\.part")
 
 
-def save(model: RNN, path: str | os.PathLike[str]) -> None:
+def save(model: RNN, path: FilePath) -> None:
     """Write a model to a file.
 
     The file is complete or as it was before, whatever ends the process in between.  A killed
@@ -58,7 +62,7 @@ def save(model: RNN, path: str | os.PathLike[str]) -> None:
     _write(path, model, {}, None)
 
 
-def load(path: str | os.PathLike[str]) -> RNN:
+def load(path: FilePath) -> RNN:
     """Read a model from a file that :func:`save` or ``fit(checkpoint=...)`` wrote.
 
     From a training run with `patience`, the model has its best weights so far, as `fit` gives them
@@ -85,7 +89,7 @@ def load(path: str | os.PathLike[str]) -> RNN:
 
 
 def save_training(
-    path: str | os.PathLike[str],
+    path: FilePath,
     model: RNN,
     optimizer: SGD | RMSprop | Adam,
     best: np.ndarray | None,
@@ -110,7 +114,7 @@ def save_training(
 
 
 def load_training(
-    path: str | os.PathLike[str],
+    path: FilePath,
 ) -> tuple[RNN, dict[str, np.ndarray], np.ndarray | None, dict[str, Any]]:
     """Read what :func:`save_training` wrote.
 
@@ -134,7 +138,7 @@ def load_training(
     return model, state, tensors.get(BEST), progress
 
 
-def _write(path, model, tensors, progress):
+def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
     metadata = {
         "format": FORMAT,
         "version": str(1 if progress is None else VERSION),
@@ -148,7 +152,7 @@ def _write(path, model, tensors, progress):
 # Reading
 
 
-def _read(path):
+def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     """The model, the tensors beside its weights, a training run's progress, and the version."""
     safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
@@ -185,7 +189,7 @@ def _read(path):
     return model_of(config, vector), tensors, progress, version
 
 
-def _content(path):
+def _content(path: FilePath) -> bytes:
     """A file's bytes, read: mapped memory would vanish where another process cuts the file."""
     found = os.stat(path)
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
@@ -194,12 +198,12 @@ def _content(path):
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def _parsed(text):
+def _parsed(text: str | bytes) -> Any:
     """What JSON says; no name may stand twice, since readers differ in which one they take."""
     return json.loads(text, object_pairs_hook=_each_once)
 
 
-def _each_once(pairs):
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = {}
     for name, value in pairs:
         if name in found:
@@ -208,7 +212,7 @@ def _each_once(pairs):
     return found
 
 
-def _check_format(path, metadata):
+def _check_format(path: FilePath, metadata: dict[str, str]) -> int:
     """Check that a file is one of these, and return its version.
 
     Others may hold tensors that NumPy has no dtype for.
@@ -224,7 +228,9 @@ def _check_format(path, metadata):
     return int(version)
 
 
-def _taken(path, found, name, shape, dtype):
+def _taken(
+    path: FilePath, found: dict[str, Any], name: str, shape: tuple[int, ...], dtype: str
+) -> np.ndarray:
     """The array of a tensor, which is taken out of those found."""
     tensor = found.pop(name, None)
     has = "is missing"
@@ -241,7 +247,7 @@ def _taken(path, found, name, shape, dtype):
 # Writing
 
 
-def replace(path: str | os.PathLike[str], content: bytes) -> None:
+def replace(path: FilePath, content: bytes) -> None:
     """Put a file's content in place, whole or not at all.
 
     A file keeps its mode, and a symbolic link stays one: what it leads to is replaced.  A device
@@ -264,7 +270,7 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(directory)
 
 
-def _put(path, content, before):
+def _put(path: Path, content: bytes, before: os.stat_result | None) -> bool:
     """Write a new file and give it its name; whether it was still there to be given one."""
     part = path.with_name(PART.format(secrets.token_hex(16)))
     mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
@@ -287,13 +293,13 @@ def _put(path, content, before):
     return True
 
 
-def _lock(file):
+def _lock(file: IO[bytes]) -> None:
     if fcntl is not None:
         with contextlib.suppress(OSError):  # not every file system has locks
             fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _own(file, before):
+def _own(file: IO[bytes], before: os.stat_result) -> None:
     """Give a new file the owner, where that is allowed, and the mode of the one before it."""
     new = os.fstat(file.fileno())
     if (new.st_uid, new.st_gid) != (before.st_uid, before.st_gid):
@@ -303,7 +309,7 @@ def _own(file, before):
         os.chmod(file.fileno(), stat.S_IMODE(before.st_mode))
 
 
-def _clear_left_overs(directory):
+def _clear_left_overs(directory: Path) -> None:
     """Remove what killed processes left behind: files whose lock is free.
 
     Who writes one holds its lock until the file has its name.
@@ -314,7 +320,7 @@ def _clear_left_overs(directory):
                 _clear(os.path.join(directory, name))
 
 
-def _clear(part):
+def _clear(part: str) -> None:
     if fcntl is None:
         return
     with _opened(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as file:
@@ -324,7 +330,7 @@ def _clear(part):
 
 
 @contextlib.contextmanager
-def _opened(path, flags):
+def _opened(path: FilePath, flags: int) -> Iterator[int]:
     """The descriptor of a file, closed in the end."""
     files = []
     try:
@@ -370,7 +376,7 @@ def restored_generator(state: Any) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-def _within(found, largest):
+def _within(found: Any, largest: Any) -> bool:
     """Whether a state has the same names and lengths, and integers within their ranges."""
     if type(found) is not type(largest):
         return False

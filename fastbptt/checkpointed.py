@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastbptt import _checks
 from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
-from fastbptt.rnn import Gradients, Params
+from fastbptt.rnn import Activation, Backend, Gradients, Params
 
 
 class Checkpoints(NamedTuple):
@@ -42,8 +42,8 @@ def forward_checkpointed(
     h0: np.ndarray | None = None,
     *,
     lengths: npt.ArrayLike | None = None,
-    activation: str = "tanh",
-    backend: str = "numba",
+    activation: Activation = "tanh",
+    backend: Backend = "numba",
 ) -> Checkpoints:
     """States at the starts of about sqrt(T) windows of time, and the last ones.
 
@@ -79,9 +79,9 @@ def backward_checkpointed(
     dh: np.ndarray | Callable[[int, np.ndarray], np.ndarray],
     *,
     lengths: npt.ArrayLike | None = None,
-    activation: str = "tanh",
+    activation: Activation = "tanh",
     need_dx: bool = True,
-    backend: str = "numba",
+    backend: Backend = "numba",
 ) -> Gradients:
     """Gradients as :func:`fastbptt.backward` gives, within rounding, from few states.
 

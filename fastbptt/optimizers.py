@@ -118,7 +118,7 @@ class _Optimizer:
 
     def restore(
         self,
-        settings: dict[str, Any],
+        settings: Any,
         state: Mapping[str, np.ndarray],
         parameters: Mapping[str, np.ndarray],
     ) -> None:

@@ -390,7 +390,9 @@ def _check_gradients(
     return Params(dW_x, dW_h, db), dx, dh0
 
 
-def _check_readout_gradients(out, W_y, h, dy, need_dh):
+def _check_readout_gradients(
+    out: Any, W_y: np.ndarray, h: np.ndarray, dy: np.ndarray, need_dh: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     try:
         dW_y, db_y, dh = out
     except (TypeError, ValueError):

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from fastbptt import _checks, _sequences, _storage
 from fastbptt._extras import import_extra
-from fastbptt._network import Weights
+from fastbptt._network import Network, Weights
 from fastbptt._sequences import Sequences
 from fastbptt._stack import States
 from fastbptt.checkpointed import windows
-from fastbptt.losses import attribute
+from fastbptt.losses import Loss, attribute
 from fastbptt.model import RNN, Mean, find_loss
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 
@@ -449,7 +449,7 @@ def _generators(found: Any) -> Generators:
     return Generators(**{n: _storage.restored_generator(found[n]) for n in Generators._fields})
 
 
-def _check_same(path, then, now):
+def _check_same(path: str | os.PathLike[str], then: Any, now: dict[str, Any]) -> None:
     """Check that a file's model or training is the present one."""
     if not isinstance(then, dict):
         raise ValueError(f"{path} holds no training to go on with: its settings are missing")
@@ -461,7 +461,7 @@ def _check_same(path, then, now):
             )
 
 
-def _history(found, best, settings):
+def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> History:
     """The history in a file, as training with these settings and best weights leaves it."""
     names = [each.name for each in fields(History)]
     if not isinstance(found, dict) or found.keys() != set(names):
@@ -491,7 +491,10 @@ def _history(found, best, settings):
     return history
 
 
-def _last_steps(network, x, y, lengths, count, rng):
+def _last_steps(
+    network: Network, x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None, count: int,
+    rng: np.random.Generator,
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray | None], Any]:  # fmt: skip
     """The minibatch of each sequence's last steps, `count` at most, and the states before them."""
     T, B, _ = x.shape
     if count >= T:
@@ -503,13 +506,13 @@ def _last_steps(network, x, y, lengths, count, rng):
     return (x[t, np.arange(B)], y, np.minimum(ends, count)), state
 
 
-def _data(model, loss, x, y, lengths=None):
+def _data(model: RNN, loss: Loss, x: Any, y: Any, lengths: Any = None) -> tuple[Sequences, Any]:
     """Inputs and targets, checked."""
     x = _sequences.inputs(x, lengths, model.input_size, model.dtype)
     return x, _sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
 
 
-def _held_out(model, loss, validation):
+def _held_out(model: RNN, loss: Loss, validation: Any) -> tuple[Sequences, Any]:
     """Those of the validation."""
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         raise ValueError("validation is not (x, y) or (x, y, lengths)")
@@ -522,7 +525,7 @@ def _held_out(model, loss, validation):
     return found
 
 
-def _latest(history):
+def _latest(history: History) -> dict[str, int | str]:
     """The last epoch's losses, for the progress bar."""
     shown = {"epoch": len(history.loss), "loss": f"{history.loss[-1]:.4g}"}
     if history.validation_loss:
