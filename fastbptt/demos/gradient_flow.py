@@ -26,7 +26,7 @@ from fastbptt.demos.show import new_figure, print_by_hand, print_table, write_fi
 from fastbptt.diagnostics import GradientFlow, gradient_flow
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD, clip_by_global_norm
-from fastbptt.plots import DARK, GREY, plot_gradient_flow
+from fastbptt.plots import BRIGHT, DARK, plot_gradient_flow
 from fastbptt.rnn import Activation, Params, forward, init_params
 
 if TYPE_CHECKING:
@@ -184,12 +184,14 @@ def draw(figure: Figure, flows: dict[str, GradientFlow], clipped: Descent) -> No
     grid: Any = figure.subplots(2, 2)
     for ax, (name, found) in zip(grid.flat, flows.items(), strict=False):
         plot_gradient_flow(found, ax)
+        if ax is not grid[0, 0]:
+            ax.get_legend().remove()
         ax.set_ylim(-6, 5)
         ax.set_title(f"tanh, {name} the edge: |w_h| = {SCALES[name]}")
     ax = grid[1, 1]
     before = np.array(clipped.norms)
-    ax.plot(before, color=GREY, linewidth=3.5, label="before clipping")
-    ax.plot(np.minimum(before, MAX_NORM), color=DARK, linewidth=1.1, label="after")
+    ax.plot(before, color=BRIGHT, linewidth=1.1, label="before clipping")
+    ax.plot(np.minimum(before, MAX_NORM), color=DARK, linewidth=2.4, label="after")
     ax.set_yscale("log")
     ax.set_title(f"Learning to sum, from w_h = {SCALES['above']}, with clipping")
     ax.set_xlabel("step")

@@ -31,15 +31,14 @@ def autoregression(series: np.ndarray, order: int, cut: int) -> np.ndarray:
 def order_by_aic(series: np.ndarray, largest: int) -> int:
     """The order, from 1 to `largest`, whose AR has the least AIC, n log s^2 + 2 (order + 1).
 
-    s^2 is the mean squared residual over the same n values for every order (Akaike 1974).
+    s^2 is the mean squared residual over the same n values for every order (Akaike 1974).  The
+    columns of one order are the first ones of the next, so one QR decomposition serves all.
     """
-
-    def aic(order: int) -> float:
-        part = series[largest - order :]
-        residuals = part[order:] - autoregression(part, order, len(part))
-        return len(residuals) * np.log(np.mean(residuals**2)) + 2 * (order + 1)
-
-    return min(range(1, largest + 1), key=aic)
+    y = series[largest:]
+    basis, _ = np.linalg.qr(np.c_[np.ones(len(y)), lags(series, largest)])
+    rss = y @ y - np.cumsum((basis.T @ y) ** 2)[1:]
+    aic = len(y) * np.log(rss / len(y)) + 2 * np.arange(2, largest + 2)
+    return int(aic.argmin()) + 1
 
 
 def rmse(forecast: np.ndarray, truth: np.ndarray) -> float:

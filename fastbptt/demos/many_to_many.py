@@ -140,8 +140,8 @@ def run(*, hidden: int = 192, epochs: int = 20, seed: int = 0) -> Result:
     best = min(counted, key=lambda n: counted[n])
     print(
         f"\nThe last {len(codes) - cut} characters, held out: network {held_out:.3f} nats a "
-        f"character; by counting pairs {counted[2]:.3f}, {best} together {counted[best]:.3f}"
-        f"{', which wins' if counted[best] < held_out else ''}"
+        f"character; by counting pairs {counted[2]:.3f}, {best} together {counted[best]:.3f}: "
+        f"{'counting' if counted[best] < held_out else 'the network'} wins"
     )
     return Result(outputs, loss, gradients, entropy, held_out, counted, history.loss, samples)
 
@@ -165,7 +165,7 @@ def pieces(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def held_out_loss(model: RNN, codes: np.ndarray, cut: int) -> float:
-    """Mean cross-entropy of codes[cut:], in nats, by a model that has read all that comes before."""
+    """Mean cross-entropy of codes[cut:], in nats, by a model that has read what comes before."""
     state, total, piece = None, 0.0, 1000
     for start in range(0, len(codes) - 1, piece):
         end = min(start + piece, len(codes) - 1)
@@ -183,9 +183,8 @@ def count(codes: np.ndarray, cut: int) -> dict[int, float]:
     size = int(codes.max()) + 1
     p, found = np.full(len(codes) - cut, 1 / size), {}
     for n in range(1, max(TOGETHER) + 1):
-        # Each sequence of n characters as one number: codes[t - n + 1], ..., codes[t]
-        t = np.arange(n - 1, len(codes))
-        number = sum(codes[t - k] * size**k for k in range(n))
+        # Each sequence of n characters as one number, the last one its last digit
+        number = np.lib.stride_tricks.sliding_window_view(codes, n) @ size ** np.arange(n)[::-1]
         seen, times = np.unique(number[: cut - n + 1], return_counts=True)
         before, group = np.unique(seen // size, return_inverse=True)
         total, different = np.bincount(group, times), np.bincount(group)

@@ -139,8 +139,8 @@ def run(*, seed: int = 0) -> Result:
             f"last {LONGEST} inputs {baseline[length]:.0%} right"
         )
     print(
-        f"  least squares is as good on what it was fitted to, up to {LONGEST} inputs: its weights are "
-        f"{fitted[:-1].min():.6f} to {fitted[:-1].max():.6f}"
+        f"  least squares is as good on what it was fitted to, up to {LONGEST} inputs: its weights "
+        f"are {fitted[:-1].min():.6f} to {fitted[:-1].max():.6f}"
     )
     return Result(states, loss, by_step, at_half, model, right, baseline)
 
