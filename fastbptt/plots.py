@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbptt._colors import BRIGHT, DARK, GREY, PALE
 from fastbptt._extras import import_extra
 from fastbptt.diagnostics import GradientFlow
 from fastbptt.training import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-DARK, BRIGHT, GREY = "#0b3c7d", "#e8a33d", "0.75"  # blue and orange, which most eyes tell apart
 
 
 def plot_history(history: History, ax: Axes | None = None) -> Axes:
@@ -103,7 +102,7 @@ def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     t = np.arange(len(log10_gradient))
     ax.axhline(0, color="0.3", linewidth=0.8, linestyle=":")
     ax.fill_between(
-        t, log10_jacobian.min(axis=1), log10_jacobian.max(axis=1), color="#f8e6c8", linewidth=0,
+        t, log10_jacobian.min(axis=1), log10_jacobian.max(axis=1), color=PALE, linewidth=0,
         label="Jacobian, smallest to largest",
     )  # fmt: skip
     ax.plot(

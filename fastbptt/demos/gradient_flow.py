@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbptt._colors import BRIGHT, DARK
 from fastbptt.datasets import zeros_and_ones
 from fastbptt.demos import linear
 from fastbptt.demos.show import new_figure, print_by_hand, print_table, write_figure
 from fastbptt.diagnostics import GradientFlow, gradient_flow
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD, clip_by_global_norm
-from fastbptt.plots import BRIGHT, DARK, plot_gradient_flow
+from fastbptt.plots import plot_gradient_flow
 from fastbptt.rnn import Activation, Params, forward, init_params
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbptt._colors import BRIGHT
 from fastbptt.datasets import sunspots_yearly
 from fastbptt.demos import linear
 from fastbptt.demos.linear import rmse
@@ -76,7 +77,7 @@ def run(*, plot: str | os.PathLike[str] | None = None) -> Result:
     Parameters
     ----------
     plot : path-like, optional
-        PNG file to write: forecast and truth over the held-out years.
+        PNG file to write: forecasts and truth over the held-out years.
 
     Returns
     -------
@@ -132,6 +133,8 @@ def run(*, plot: str | os.PathLike[str] | None = None) -> Result:
         )
     if figure is not None and plot is not None:
         ax = plot_forecast(truth, forecast, figure.subplots(), x=year[cut + 3 :])
+        ax.plot(year[cut + 3 :], by_ar, color=BRIGHT, linewidth=2, linestyle="--", label="AR(2)")
+        ax.legend(["truth", "forecast by two weights", "AR(2)"], frameon=False)
         ax.set_title(
             f"A year ahead by two weights: RMSE {error:.1f} "
             f"(AR(2) {ar_error:.1f}, as this year {naive_error:.1f})"
