@@ -146,8 +146,8 @@ def test_history_marks_the_best_epoch(best, validation):
     ax = plots.plot_history(history)
     point = lines(ax)[f"best epoch: {best + 1}"]
     assert point.get_marker() == "o"
-    assert [*point.get_xdata()] == [best + 1]
-    assert [*point.get_ydata()] == [(validation or history.loss)[best]]
+    np.testing.assert_array_equal(point.get_xdata(), [best + 1])
+    np.testing.assert_array_equal(point.get_ydata(), [(validation or history.loss)[best]])
     assert legend(ax)[-1] == point.get_label()
     ax.figure.canvas.draw()
 
