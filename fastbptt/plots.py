@@ -1,7 +1,8 @@
 """Plots of training histories, of gradients on their way back through time, and of forecasts.
 
 They need matplotlib: ``pip install "fastbptt[plots]"``.  Each draws into the axes it is given, or
-into those of a new pyplot figure, and returns them.  Lines can be told apart without colour.
+into those of a new pyplot figure, and returns them.  Colours differ in brightness too, so that
+lines can be told apart in grey.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastbptt._colors import BRIGHT, DARK, GREY, PALE
 from fastbptt._extras import import_extra
 from fastbptt.diagnostics import GradientFlow
 from fastbptt.training import History
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
 
 
 def plot_history(history: History, ax: Axes | None = None) -> Axes:
-    """Draw the loss after each epoch, on a logarithmic axis if every loss is positive.
+    """Draw the loss of each epoch, on a logarithmic axis if every loss is positive.
+
+    A point marks the best epoch, if training has kept one.
 
     Parameters
     ----------
     history : History
         What :func:`fastbptt.fit` returned, or anything with ``loss`` and ``validation_loss``: lists
-        with a value for each epoch; the second may be empty.
+        with a value for each epoch; the second may be empty, and ``best_epoch`` be None
+        or missing.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -41,11 +46,18 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     marker = "o" if len(history.loss) == 1 else None  # a line takes two points
     epoch = np.arange(len(history.loss)) + 1
-    ax.plot(epoch, history.loss, color="black", linewidth=1.2, marker=marker, label="training")
+    ax.plot(epoch, history.loss, color=DARK, linewidth=1.2, marker=marker, label="training")
     if history.validation_loss:
         ax.plot(
-            epoch, history.validation_loss, color="0.5", linewidth=2.2, linestyle="--",
+            epoch, history.validation_loss, color=BRIGHT, linewidth=2.4, linestyle="--",
             marker=marker, label="validation",
+        )  # fmt: skip
+    best = getattr(history, "best_epoch", None)
+    if best is not None:
+        value = (history.validation_loss or history.loss)[best]
+        ax.plot(
+            best + 1, value, color="black", marker="o", markersize=8, markerfacecolor="white",
+            markeredgewidth=1.6, linestyle="none", label=f"best epoch: {best + 1}",
         )  # fmt: skip
     if all(loss > 0 for loss in (*history.loss, *history.validation_loss)):
         ax.set_yscale("log")
@@ -90,14 +102,14 @@ def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     t = np.arange(len(log10_gradient))
     ax.axhline(0, color="0.3", linewidth=0.8, linestyle=":")
     ax.fill_between(
-        t, log10_jacobian.min(axis=1), log10_jacobian.max(axis=1), color="0.85", linewidth=0,
+        t, log10_jacobian.min(axis=1), log10_jacobian.max(axis=1), color=PALE, linewidth=0,
         label="Jacobian, smallest to largest",
     )  # fmt: skip
     ax.plot(
-        t, np.median(log10_jacobian, axis=1), color="0.45", linewidth=2.5, linestyle="--",
+        t, np.median(log10_jacobian, axis=1), color=BRIGHT, linewidth=2.5, linestyle="--",
         label=r"Jacobian $\|dh_T/dh_t\|$, median of the sequences",
     )  # fmt: skip
-    ax.plot(t, log10_gradient, color="black", linewidth=1.2, label=r"gradient $\|dL/dh_t\|$")
+    ax.plot(t, log10_gradient, color=DARK, linewidth=1.2, label=r"gradient $\|dL/dh_t\|$")
     ax.update_datalim([(0, -1), (0, 1)])  # at least a power of ten above and below 1
     ax.autoscale_view()
     ax.locator_params(axis="both", integer=True)
@@ -112,7 +124,7 @@ def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
 def plot_forecast(
     truth: ArrayLike, forecast: ArrayLike, ax: Axes | None = None, *, x: ArrayLike | None = None
 ) -> Axes:
-    """Draw a forecast, thin and black, over the truth, wide and light.
+    """Draw a forecast, thin and dark blue, over the truth, wide and light grey.
 
     Parameters
     ----------
@@ -143,8 +155,8 @@ def plot_forecast(
                 f"{name} has shape {np.shape(values)}, expected {truth.shape}: (T,) as truth has"
             )
     ax = _axes(ax)
-    ax.plot(at, truth, color="0.7", linewidth=3.5, label="truth")
-    ax.plot(at, forecast, color="black", linewidth=0.9, label="forecast")
+    ax.plot(at, truth, color=GREY, linewidth=3.5, label="truth")
+    ax.plot(at, forecast, color=DARK, linewidth=1.1, label="forecast")
     ax.margins(x=0)
     ax.set_xlabel("time step" if x is None else "time")
     ax.set_ylabel("value")

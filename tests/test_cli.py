@@ -146,10 +146,15 @@ def test_draws_where_asked_to(name, tmp_path, monkeypatch, capsys):
 def test_prints_errors_and_a_falling_loss(capsys):
     assert cli.main([*QUICK, "--no-plot", "--epochs", "2"]) == 0
     captured = capsys.readouterr()
-    assert re.search(r"network \d+\.\d+, naive \(as this month\) 19\.52", captured.out)
+    rows = dict(re.findall(r"^ *(\S.*\S) {2,}(\d\d\.\d\d)$", captured.out, re.MULTILINE))
+    assert rows["naive (as this month)"] == "19.52"
+    assert rows["AR(12)"] == "17.76"
+    assert rows["AR(24)"] == "17.39"
+    assert "mean of 5 networks" in rows
+    assert len(re.findall(r"^The (networks win|linear model wins): ", captured.out, re.M)) == 1
     first, last = re.findall(r"(\d\.\d+) in the", captured.out)
     assert float(last) < float(first)
-    assert "4800/4800" in captured.err  # the progress bar
+    assert captured.err.count("4778/4778") >= 5  # a progress bar for each network
     assert "loss=" in captured.err
 
 

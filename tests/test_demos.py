@@ -9,8 +9,15 @@ import pytest
 
 import fastbptt
 from fastbptt import Params
-from fastbptt.datasets import encode, genesis, sentiment_example, sunspots_monthly, sunspots_yearly
-from fastbptt.demos import gradient_flow, many_to_many, sentiment, sum, sunspots, tomorrow
+from fastbptt.datasets import (
+    encode,
+    genesis,
+    one_hot,
+    sentiment_example,
+    sunspots_monthly,
+    sunspots_yearly,
+)
+from fastbptt.demos import gradient_flow, linear, many_to_many, sentiment, sum, sunspots, tomorrow
 
 SLOPES = {"tanh": lambda h: 1 - h * h, "identity": lambda h: 1.0}  # f' in terms of h = f(z)
 ACTIVATIONS = pytest.mark.parametrize("activation", SLOPES)
@@ -166,6 +173,8 @@ def test_sum_is_learned_for_lengths_not_seen(summed):
     assert set(summed.right) == {20, 50, 100}
     assert not set(summed.right) & set(sum.TRAINED_LENGTHS)
     assert set(summed.right.values()) == {1.0}
+    assert summed.baseline.keys() == summed.right.keys()
+    assert max(summed.baseline.values()) < 0.05  # 10 inputs of 20: 10 zeros before them are rare
     bits = random.Random(0).choices((0, 1), k=300)
     assert round(summed.model.predict([bits]).item()) == bits.count(1)
     weights = summed.model.parameters()
@@ -232,6 +241,17 @@ def test_tomorrow_finds_the_best_weights(forecast_by_two_weights):
     assert result.weights == pytest.approx(expected, abs=1e-3)
     assert result.difference < 1e-8
     assert result.rmse < 0.9 * result.naive_rmse
+
+
+def test_tomorrow_baseline(forecast_by_two_weights):
+    """AR(2) from 1703 on, as the network; here by the normal equations."""
+    series = sunspots_yearly()[1]
+    cut = int(0.8 * (len(series) - 3)) + 2
+    errors = ar_errors_by_hand(series[1:], 2, cut)
+    error = math.sqrt(np.mean(errors**2))
+    assert forecast_by_two_weights.ar_rmse == pytest.approx(error, rel=1e-9)
+    assert round(error, 1) == 22.8
+    assert forecast_by_two_weights.ar_rmse < forecast_by_two_weights.rmse  # and the output says so
 
 
 # sentiment
@@ -331,6 +351,13 @@ def test_sentiment_is_learned(seed):
     result = sentiment.run(seed=seed)
     assert result.accuracy == {"mat": 1.0, "movie": 1.0}
     assert all(losses[-1] < 0.02 < losses[0] for losses in result.losses.values())
+    assert result.by_counts == {"mat": 1.0, "movie": 1.0}
+
+
+def test_sentiment_counts_have_no_order():
+    sentences = [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]  # a b, and b a
+    x, y = [np.array(s, float) for s in sentences], np.array([[1.0], [0.0]])
+    assert sentiment.counts_accuracy(x, y) == 0.5
 
 
 # many-to-many
@@ -386,6 +413,7 @@ def test_many_to_many_learns_to_write(monkeypatch, capsys):
     expected = -math.fsum(n / len(text) * math.log(n / len(text)) for n in counts)
     assert result.entropy == pytest.approx(expected, rel=1e-12)
     assert len(result.losses) == 10
+    assert result.held_out < 0.9 * result.counted[2] < result.counted[2] < result.entropy
     assert result.losses[-1] < 0.65 * result.entropy
     assert [len(sample) for sample in result.samples] == [300] * 4  # after 1, 2, 5 and 10 epochs
     words = result.samples[-1].split()
@@ -393,6 +421,38 @@ def test_many_to_many_learns_to_write(monkeypatch, capsys):
     assert len([word for word in words if word in known]) > len(words) / 2
     printed = capsys.readouterr().out
     assert " ".join(words) in " ".join(printed.split())
+
+
+def test_many_to_many_counts():
+    """Against counting in plain Python, of pairs and of three together."""
+    codes = encode(genesis()[:3000])[0]
+    cut, text, size = 2500, codes.tolist(), int(codes.max()) + 1
+
+    def p(t, n):
+        if n == 0:
+            return 1 / size
+        before = text[t - n + 1 : t]
+        after = [text[k] for k in range(n - 1, cut) if text[k - n + 1 : k] == before]
+        if not after:
+            return p(t, n - 1)
+        different = len(set(after))
+        return (after.count(text[t]) + different * p(t, n - 1)) / (len(after) + different)
+
+    found = many_to_many.count(codes, cut)
+    for n in (2, 3):
+        expected = -math.fsum(math.log(p(t, n)) for t in range(cut, 3000)) / 500
+        assert found[n] == pytest.approx(expected, rel=1e-12)
+
+
+def test_many_to_many_held_out_loss():
+    """Of a model that has read all characters before; here at once, for the loss of some."""
+    codes, alphabet = encode(genesis()[:2600])
+    model = fastbptt.RNN(len(alphabet), 6, len(alphabet), output="all", dtype="float64", seed=0)
+    y = model.predict(one_hot(codes[np.newaxis, :-1], len(alphabet)))[0]
+    log_p = y - np.log(np.exp(y).sum(axis=1, keepdims=True))
+    for cut in (700, 1001, 2500):
+        expected = -np.mean([log_p[t - 1, codes[t]] for t in range(cut, 2600)])
+        assert many_to_many.held_out_loss(model, codes, cut) == pytest.approx(expected, rel=1e-12)
 
 
 def test_many_to_many_targets_are_what_follows():
@@ -482,53 +542,137 @@ def test_gradient_flow_clipping_tames(flows):
     assert len(flows.unclipped.losses) < 10
     assert len(flows.clipped.losses) == gradient_flow.STEPS
     assert flows.clipped.losses[-1] < 1e-3 * flows.clipped.losses[0]
+    assert 0 <= flows.baseline < 1e-20  # all weights 1 are exact
 
 
 # sunspots
+
+
+@pytest.fixture
+def two_networks(monkeypatch):
+    monkeypatch.setattr(sunspots, "NETWORKS", 2)
 
 
 def forecast(*, epochs=1, hidden=4, **options):
     return sunspots.run(hidden=hidden, epochs=epochs, backend="numpy", compare=False, **options)
 
 
-def test_sunspots_beats_the_naive_forecast_on_held_out_years():
-    result = sunspots.run(compare=False)  # the size that `fastbptt demo` trains
-    assert result.rmse < 0.95 * result.naive_rmse
-    assert result.losses[-1] < 0.8 * result.losses[0]
+def ar_errors_by_hand(series, order, cut):
+    """Errors of AR(order) from `cut` on, by the normal equations of centred values."""
+    lagged = np.stack([series[order - k : len(series) - k] for k in range(1, order + 1)])
+    y, fitted = series[order:], cut - order
+    middle, mean = lagged[:, :fitted].mean(axis=1, keepdims=True), y[:fitted].mean()
+    centred = lagged[:, :fitted] - middle
+    w = np.linalg.solve(centred @ centred.T, centred @ (y[:fitted] - mean))
+    return (mean + w @ (lagged - middle) - y)[fitted:]
 
 
-def test_sunspots_same_seed_same_result():
-    assert forecast(seed=3) == forecast(seed=3)
-    assert forecast(seed=3).losses != forecast(seed=4).losses
+@pytest.fixture(scope="module")
+def sunspots_forecast():
+    return sunspots.run(compare=False)  # the size that `fastbptt demo` trains
 
 
-def test_sunspots_training_sees_nothing_of_the_held_out_years(monkeypatch):
+def test_sunspots_beats_every_linear_model_on_held_out_years(sunspots_forecast):
+    result = sunspots_forecast
+    assert result.rmse < 0.9 * result.naive_rmse
+    assert result.rmse < min(result.linear_rmse.values())
+    series = sunspots_monthly()[1]
+    cut = 12 * (1957 - 1749)
+    for order in range(1, 61):  # in hindsight too
+        errors = np.maximum(ar_errors_by_hand(series, order, cut) + series[cut:], 0) - series[cut:]
+        assert result.rmse < np.sqrt(np.mean(errors**2))
+    assert all(losses[-1] < 0.95 * losses[0] for losses in result.losses)
+
+
+def test_sunspots_baselines(sunspots_forecast):
+    series = sunspots_monthly()[1]
+    cut = 12 * (1957 - 1749)
+    found = dict(sunspots_forecast.linear_rmse)
+    assert list(found) == ["AR(12)", "AR(24)", "AR(28)", "AR(28) of the roots"]
+    for order in (12, 24, 28):
+        errors = np.maximum(ar_errors_by_hand(series, order, cut) + series[cut:], 0) - series[cut:]
+        assert found[f"AR({order})"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-9)
+    assert (round(found["AR(12)"], 2), round(found["AR(24)"], 2)) == (17.76, 17.39)
+    naive = math.sqrt(np.mean((series[cut:] - series[cut - 1 : -1]) ** 2))
+    assert sunspots_forecast.naive_rmse == pytest.approx(naive, rel=1e-12)
+
+
+def test_the_order_by_aic_is_that_of_the_series():
+    rng, series = np.random.default_rng(0), np.zeros(4000)
+    for t in range(3, len(series)):
+        series[t] = 0.5 * series[t - 1] - 0.6 * series[t - 3] + rng.normal()
+    assert linear.order_by_aic(series, 1) == 1
+
+    def aic(order, series):
+        part = series[8 - order :]
+        columns = [part[order - k : len(part) - k] for k in range(1, order + 1)]
+        x, y = np.stack([*columns, np.ones(len(part) - order)], axis=1), part[order:]
+        errors = y - x @ np.linalg.solve(x.T @ x, x.T @ y)
+        return len(errors) * math.log(np.mean(errors**2)) + 2 * (order + 1)
+
+    for part in (series, series[:300], 10 + series[300:600]):
+        expected = min(range(1, 9), key=lambda order: aic(order, part))
+        assert linear.order_by_aic(part, 8) == expected >= 3
+
+
+def test_sunspots_same_seed_same_result(two_networks):
+    expected = forecast(seed=3)
+    assert forecast(seed=3) == expected
+    assert expected.losses != forecast(seed=4).losses
+
+
+def test_sunspots_networks_differ(two_networks):
+    result = forecast()
+    assert len({*result.single_rmse}) == len(result.losses) == 2
+
+
+def test_sunspots_training_sees_nothing_of_the_held_out_years(monkeypatch, two_networks):
     expected = forecast()
     year, numbers = sunspots_monthly()
     changed = np.where(year < 1957, numbers, 100.0)
     monkeypatch.setattr(sunspots, "sunspots_monthly", lambda: (year, changed))
     got = forecast()
     assert got.losses == expected.losses
+    assert list(got.linear_rmse) == list(expected.linear_rmse)  # the orders
     assert got.rmse != expected.rmse
 
 
-def test_sunspots_forecast_sees_the_months_before_it_only():
-    model, rng = sunspots.new_model(5, 0, "numpy"), np.random.default_rng(0)
-    series = rng.normal(size=(1, 40))
-    changed = series.copy()
-    changed[:, 20:] += 1
-    got, expected = (model.predict(s)[0, :, 0] for s in (changed, series))
-    # expected[k] is that of month k + 1
-    np.testing.assert_array_equal(got[:20], expected[:20])
-    assert (got[20:] != expected[20:]).all()
+def test_sunspots_forecasts_see_the_months_before_them_only():
+    model, numbers = sunspots.new_model(5, 0, "numpy"), sunspots_monthly()[1][:400]
+    inputs, cut = sunspots.Inputs(numbers[:300]), 300
+    changed = numbers.copy()
+    changed[350:] += 20
+    pairs = [
+        [sunspots.forecast(model, inputs, s, cut) for s in (numbers, changed)],
+        *zip(*(sunspots.autoregressions(s, cut).values() for s in (numbers, changed)), strict=True),
+    ]
+    for expected, got in pairs:
+        assert len(expected) == 100
+        np.testing.assert_array_equal(got[:51], expected[:51])  # the 51st is that of month 350
+        assert (got[51:] != expected[51:]).all()
 
 
-def test_sunspots_windows():
-    x, y = sunspots.windows(np.arange(200.0))
-    assert x.shape == y.shape == (200 - sunspots.T, sunspots.T)
-    np.testing.assert_array_equal(x[:, 0], np.arange(200 - sunspots.T))
-    np.testing.assert_array_equal(np.diff(x, axis=1), 1)
-    np.testing.assert_array_equal(y, x + 1)
+def test_sunspots_inputs_and_targets():
+    numbers = sunspots_monthly()[1][:500]
+    inputs = sunspots.Inputs(numbers)
+    roots = np.sqrt(numbers + sunspots.C)
+    left = -ar_errors_by_hand(
+        roots, sunspots.P, len(roots) - 1
+    )  # of the last month, all but fitted
+    x, y = inputs(numbers)
+    assert x.shape == (500 - sunspots.P, 2)
+    assert y.shape == (500 - sunspots.P,)
+    scaled = x.astype(float) * inputs.std + inputs.mean
+    np.testing.assert_allclose(scaled[:, 0], roots[sunspots.P - 1 : -1], rtol=1e-5)
+    sums = scaled[:, 1] + y * inputs.left  # the linear forecast, and what it leaves
+    np.testing.assert_allclose(sums, roots[sunspots.P :], rtol=1e-5)
+    assert y.mean() == pytest.approx(0, abs=1e-5)
+    assert y.std() == pytest.approx(1, rel=1e-5)
+    assert y[-1] * inputs.left == pytest.approx(left[0], rel=0.05)
+    batch = sunspots.windows(numbers)
+    assert batch.shape == (500 - sunspots.P - sunspots.T + 1, sunspots.P + sunspots.T)
+    for got, whole in zip(inputs(batch), (x, y), strict=True):
+        np.testing.assert_allclose(got[7], whole[7 : 7 + sunspots.T], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])

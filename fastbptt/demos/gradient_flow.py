@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbptt._colors import BRIGHT, DARK
 from fastbptt.datasets import zeros_and_ones
+from fastbptt.demos import linear
 from fastbptt.demos.show import new_figure, print_by_hand, print_table, write_figure
 from fastbptt.diagnostics import GradientFlow, gradient_flow
 from fastbptt.model import RNN
@@ -68,6 +70,8 @@ class Result(NamedTuple):
     identity, tanh : dict of str to GradientFlow
         For each of :data:`SCALES`.
     unclipped, clipped : Descent
+    baseline : float
+        Loss of least squares on the inputs, for the sequences of those training runs.
     """
 
     example: list[float]
@@ -75,6 +79,7 @@ class Result(NamedTuple):
     tanh: dict[str, GradientFlow]
     unclipped: Descent
     clipped: Descent
+    baseline: float
 
 
 def run(*, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
@@ -113,18 +118,21 @@ def run(*, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
         ],
     )
 
+    baseline = least_squares_loss(seed)
     unclipped, clipped = descend(seed, np.inf), descend(seed, MAX_NORM)
     print(
         f"Sums of {LENGTH} zeros and ones by one linear unit, from w_h = {SCALES['above']}, by "
         f"gradient descent:\n"
         f"  the first gradient has the norm {unclipped.norms[0]:.2g}\n"
         f"  without clipping: loss {_arrow(unclipped.losses)}\n"
-        f"  clipped to the norm {MAX_NORM:g}: loss {_arrow(clipped.losses)}"
+        f"  clipped to the norm {MAX_NORM:g}: loss {_arrow(clipped.losses)}\n"
+        f"  least squares on the {LENGTH} inputs: loss {baseline:.2g} without any descent; what is "
+        f"shown here is the descent"
     )
     if figure is not None and plot is not None:
         draw(figure, tanh, clipped)
         write_figure(figure, plot)
-    return Result(got, identity, tanh, unclipped, clipped)
+    return Result(got, identity, tanh, unclipped, clipped, baseline)
 
 
 def example() -> list[float]:
@@ -165,17 +173,26 @@ def descend(seed: int, max_norm: float) -> Descent:
     return Descent(losses, norms)
 
 
+def least_squares_loss(seed: int) -> float:
+    """Mean squared error of a linear model of the inputs, on the sequences of :func:`descend`."""
+    x, y = zeros_and_ones(100, LENGTH, seed=seed)
+    x, y = x[..., 0].astype(np.float64), y[:, 0].astype(np.float64)
+    return linear.rmse(linear.predict(linear.least_squares(x, y), x), y) ** 2
+
+
 def draw(figure: Figure, flows: dict[str, GradientFlow], clipped: Descent) -> None:
     """Draw the three ways back on one scale, and the norms of the training run with clipping."""
     grid: Any = figure.subplots(2, 2)
     for ax, (name, found) in zip(grid.flat, flows.items(), strict=False):
         plot_gradient_flow(found, ax)
+        if ax is not grid[0, 0]:
+            ax.get_legend().remove()
         ax.set_ylim(-6, 5)
         ax.set_title(f"tanh, {name} the edge: |w_h| = {SCALES[name]}")
     ax = grid[1, 1]
     before = np.array(clipped.norms)
-    ax.plot(before, color="0.7", linewidth=3.5, label="before clipping")
-    ax.plot(np.minimum(before, MAX_NORM), color="black", linewidth=0.9, label="after")
+    ax.plot(before, color=BRIGHT, linewidth=1.1, label="before clipping")
+    ax.plot(np.minimum(before, MAX_NORM), color=DARK, linewidth=2.4, label="after")
     ax.set_yscale("log")
     ax.set_title(f"Learning to sum, from w_h = {SCALES['above']}, with clipping")
     ax.set_xlabel("step")

@@ -9,6 +9,12 @@ time:
     dW_x = sum_t x_t^T dz_t        dW_h = sum_t h_{t-1}^T dz_t        db = sum_t dz_t
     dW_y = sum_t h_t^T dy_t        db_y = sum_t dy_t
 
+The last tenth of the text is held out, to compare with what counting gives: the probability of a
+character c after the k before it, u, with n(u) occurrences, of which n(uc) go on with c, and d(u)
+different characters that do so (Witten and Bell 1991),
+
+    p_k(c | u) = (n(uc) + d(u) p_{k-1}(c | u without its first)) / (n(u) + d(u))
+
 A model of text reads characters, and at each step gives the probabilities of the next one, the
 softmax of y_t.  To write, it draws a character from them, reads that one next, and so on.
 """
@@ -21,6 +27,7 @@ import numpy as np
 
 from fastbptt.datasets import encode, genesis, one_hot
 from fastbptt.demos.show import print_by_hand
+from fastbptt.losses import cross_entropy
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.training import History, fit
@@ -42,6 +49,8 @@ T = 32  # steps that gradients reach back; the state goes on
 LEARNING_RATE = 5e-3  # at first; decays along a cosine
 MAX_NORM = 1.0  # of the gradient
 SHOWN = 1, 2, 5, 10  # epochs after which the model writes, as it does after the last
+HELD_OUT = 0.1  # of the text, its end
+TOGETHER = 2, 3, 4, 5, 6  # characters that are counted together
 TEMPERATURE = 0.5  # below 1: likely characters are drawn more often than their probability
 
 
@@ -59,6 +68,10 @@ class Result(NamedTuple):
     entropy : float
         Entropy of the text's characters by their frequency alone, in nats: the loss of a model
         without memory.
+    held_out : float
+        Loss over the held-out text after training, in nats per character.
+    counted : dict of int to float
+        The same for characters counted together by two, three and so on.
     losses : list of float
         Loss in each epoch, in nats per character.
     samples : list of str
@@ -69,6 +82,8 @@ class Result(NamedTuple):
     loss: float
     gradients: dict[str, float]
     entropy: float
+    held_out: float
+    counted: dict[int, float]
     losses: list[float]
     samples: list[str]
 
@@ -113,14 +128,22 @@ def run(*, hidden: int = 192, epochs: int = 20, seed: int = 0) -> Result:
             for line in samples[-1].splitlines():
                 print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  "))
 
-    x, y = pieces(codes, len(alphabet))
+    cut = int((1 - HELD_OUT) * len(codes))
+    x, y = pieces(codes[:cut], len(alphabet))
     history = fit(
         model, x, y, loss="cross_entropy", optimizer=optimizer, epochs=epochs, batch_size=PIECES,
         clip_norm=MAX_NORM, truncate=T, progress=False, seed=seed, callback=after_epoch,
     )  # fmt: skip
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
-    return Result(outputs, loss, gradients, entropy, history.loss, samples)
+    held_out, counted = held_out_loss(model, codes, cut), count(codes, cut)
+    best = min(counted, key=lambda n: counted[n])
+    print(
+        f"\nThe last {len(codes) - cut} characters, held out: network {held_out:.3f} nats a "
+        f"character; by counting pairs {counted[2]:.3f}, {best} together {counted[best]:.3f}: "
+        f"{'counting' if counted[best] < held_out else 'the network'} wins"
+    )
+    return Result(outputs, loss, gradients, entropy, held_out, counted, history.loss, samples)
 
 
 def example() -> tuple[list[float], float, dict[str, float]]:
@@ -139,6 +162,45 @@ def pieces(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     length = (len(codes) - 1) // PIECES
     end = PIECES * length
     return one_hot(codes[:end].reshape(PIECES, -1), size), codes[1 : end + 1].reshape(PIECES, -1)
+
+
+def held_out_loss(model: RNN, codes: np.ndarray, cut: int) -> float:
+    """Mean cross-entropy of codes[cut:], in nats, by a model that has read what comes before."""
+    state, total, piece = None, 0.0, 1000
+    for start in range(0, len(codes) - 1, piece):
+        end = min(start + piece, len(codes) - 1)
+        x = one_hot(codes[np.newaxis, start:end], model.input_size)
+        y, state = model.predict(x, state=state, return_state=True)
+        first = max(cut - 1 - start, 0)  # the character after it is the first one held out
+        if first < end - start:
+            y, target = y[:, first:], codes[np.newaxis, start + first + 1 : end + 1]
+            total += cross_entropy(y, target)[0] * target.size
+    return total / (len(codes) - cut)
+
+
+def count(codes: np.ndarray, cut: int) -> dict[int, float]:
+    """For each of TOGETHER: mean cross-entropy of codes[cut:] by counts of codes[:cut], in nats."""
+    size = int(codes.max()) + 1
+    p, found = np.full(len(codes) - cut, 1 / size), {}
+    for n in range(1, max(TOGETHER) + 1):
+        # Each sequence of n characters as one number, the last one its last digit
+        number = np.lib.stride_tricks.sliding_window_view(codes, n) @ size ** np.arange(n)[::-1]
+        seen, times = np.unique(number[: cut - n + 1], return_counts=True)
+        before, group = np.unique(seen // size, return_inverse=True)
+        total, different = np.bincount(group, times), np.bincount(group)
+        held_out = number[cut - n + 1 :]
+        n_uc = look_up(seen, times, held_out)
+        n_u, d_u = (look_up(before, a, held_out // size) for a in (total, different))
+        p = np.where(n_u > 0, (n_uc + d_u * p) / np.maximum(n_u + d_u, 1), p)
+        if n in TOGETHER:
+            found[n] = float(-np.log(p).mean())
+    return found
+
+
+def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The values of the wanted keys, 0 where they are not among the keys, which are sorted."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)
 
 
 def write(model: RNN, alphabet: str, length: int, seed: int) -> str:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt.datasets import sentiment_example
+from fastbptt.demos import linear
 from fastbptt.demos.show import print_by_hand
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD
@@ -61,11 +62,14 @@ class Result(NamedTuple):
         For each set of sentences: the share with p on the right side of 1/2 after training.
     losses : dict of str to list of float
         For each set: the loss before each step.
+    by_counts : dict of str to float
+        For each set: the share that least squares on the counts of words has right.
     """
 
     example: list[float]
     accuracy: dict[str, float]
     losses: dict[str, list[float]]
+    by_counts: dict[str, float]
 
 
 def run(*, seed: int = 0) -> Result:
@@ -83,7 +87,7 @@ def run(*, seed: int = 0) -> Result:
     got = example()
     print_by_hand('"cat mat rat", favourable', BY_HAND, got)
 
-    accuracy, losses = {}, {}
+    accuracy, losses, by_counts = {}, {}, {}
     for name in ("mat", "movie"):
         x, y, words = sentiment_example(name)
         model, history = train(x, y, seed)
@@ -96,8 +100,12 @@ def run(*, seed: int = 0) -> Result:
         for sentence, label, its_p in zip(x, y, p, strict=True):
             text = " ".join(words[k] for k in sentence.argmax(axis=1))
             print(f"  {text:20} label {label.item():.0f}   p = {its_p.item():.3f}")
-        print()
-    return Result(got, accuracy, losses)
+        by_counts[name], majority = counts_accuracy(x, y), max(y.mean(), 1 - y.mean())
+        print(
+            f"  {by_counts[name]:.0%} right by least squares on how often each word occurs, "
+            f"{majority:.0%} by the more frequent label\n"
+        )
+    return Result(got, accuracy, losses, by_counts)
 
 
 def example() -> list[float]:
@@ -127,6 +135,13 @@ def train(x: list[np.ndarray], y: np.ndarray, seed: int) -> tuple[RNN, History]:
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     return model, history
+
+
+def counts_accuracy(x: list[np.ndarray], y: np.ndarray) -> float:
+    """The share that a linear model of the counts of words, which has no order, has right."""
+    counts = np.array([sentence.sum(axis=0) for sentence in x], np.float64)
+    fitted = linear.predict(linear.least_squares(counts, y[:, 0]), counts)
+    return float(((fitted > 0.5) == y[:, 0]).mean())
 
 
 def probabilities(model: RNN, x: list[np.ndarray]) -> np.ndarray:

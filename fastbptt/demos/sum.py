@@ -13,11 +13,13 @@ By the chain rule, step by step from the last one back: with g_T = dL/dh_T = 2/N
 With f = identity and both weights 1 the sum is exact for any length: h_t = h_{t-1} + x_t.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fastbptt.datasets import sum_example, zeros_and_ones
+from fastbptt.demos import linear
 from fastbptt.demos.show import print_by_hand
 from fastbptt.losses import mse
 from fastbptt.model import RNN
@@ -47,6 +49,7 @@ LINEAR: list[tuple[str, float | str]] = [
 ]
 
 TRAINED_LENGTHS: range = range(1, 11)
+LONGEST: int = TRAINED_LENGTHS[-1]
 OTHER_LENGTHS = (20, 50, 100)
 
 
@@ -67,6 +70,8 @@ class Result(NamedTuple):
         The trained network.
     right : dict of int to float
         For lengths not trained on: the share of sequences whose rounded output is their sum.
+    baseline : dict of int to float
+        The same for least squares on the last inputs, as many as the longest training sequence has.
     """
 
     states: np.ndarray
@@ -75,6 +80,7 @@ class Result(NamedTuple):
     linear: Params
     model: RNN
     right: dict[int, float]
+    baseline: dict[int, float]
 
 
 def run(*, seed: int = 0) -> Result:
@@ -105,9 +111,9 @@ def run(*, seed: int = 0) -> Result:
     print_by_hand("What each step adds to the gradient, f' taken as 1", BY_STEP, by_step.flat)
 
     h = forward(half, x, activation="identity")
-    linear, _, _ = backward(half, x, h, mse(h[-1], y)[1], activation="identity")
+    at_half, _, _ = backward(half, x, h, mse(h[-1], y)[1], activation="identity")
     last = " ".join(f"{state:g}" for state in h[-1, :, 0])
-    print_by_hand("identity, weights 1/2", LINEAR, [last, linear.W_x.item(), linear.W_h.item()])
+    print_by_hand("identity, weights 1/2", LINEAR, [last, at_half.W_x.item(), at_half.W_h.item()])
 
     model, history = train(seed)
     weights = model.parameters()
@@ -119,16 +125,24 @@ def run(*, seed: int = 0) -> Result:
         f"  learned w_x w_y = {(weights['layers.0.W_x'] @ weights['W_y']).item():.6f}, "
         f"w_h = {weights['layers.0.W_h'].item():.6f}"
     )
-    right = {}
+    right, baseline = {}, {}
+    fitted = least_squares(seed)
     for length in OTHER_LENGTHS:
         x, y = zeros_and_ones(200, length, seed=seed + 1)
         sums = model.predict(x)
         right[length] = float((np.rint(sums) == y).mean())
+        by_last = linear.predict(fitted, last_inputs(x))[:, np.newaxis]
+        baseline[length] = float((np.rint(by_last) == y).mean())
         print(
             f"  200 sequences of {length}: {right[length]:.0%} right, "
-            f"largest error before rounding {np.abs(sums - y).max():.1g}"
+            f"largest error before rounding {np.abs(sums - y).max():.1g}; least squares on the "
+            f"last {LONGEST} inputs {baseline[length]:.0%} right"
         )
-    return Result(states, loss, by_step, linear, model, right)
+    print(
+        f"  least squares is as good on what it was fitted to, up to {LONGEST} inputs: its weights "
+        f"are {fitted[:-1].min():.6f} to {fitted[:-1].max():.6f}"
+    )
+    return Result(states, loss, by_step, at_half, model, right, baseline)
 
 
 def gradients_by_step(params: Params, x: np.ndarray, h: np.ndarray, dh: np.ndarray) -> np.ndarray:
@@ -144,12 +158,29 @@ def gradients_by_step(params: Params, x: np.ndarray, h: np.ndarray, dh: np.ndarr
     return steps
 
 
-def train(seed: int) -> tuple[RNN, History]:
-    """Train one unit, whose memory fades at first, on sequences of several lengths."""
+def training_data(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """40 sequences of each length, and their sums."""
     rng = np.random.default_rng(seed)
     drawn = [zeros_and_ones(40, length, seed=rng) for length in TRAINED_LENGTHS]
     x = [sequence for sequences, _ in drawn for sequence in sequences]
-    y = np.concatenate([sums for _, sums in drawn])
+    return x, np.concatenate([sums for _, sums in drawn])
+
+
+def least_squares(seed: int) -> np.ndarray:
+    """Weights for the last inputs, and an intercept, from the same sequences as the network."""
+    x, y = training_data(seed)
+    return linear.least_squares(last_inputs(x), y[:, 0])
+
+
+def last_inputs(x: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The last LONGEST inputs of each sequence (T, 1), after zeros if it is shorter."""
+    padded = [np.r_[np.zeros(LONGEST), sequence[:, 0]][-LONGEST:] for sequence in x]
+    return np.array(padded)
+
+
+def train(seed: int) -> tuple[RNN, History]:
+    """Train one unit, whose memory fades at first, on sequences of several lengths."""
+    x, y = training_data(seed)
     model = RNN(1, 1, 1, activation="identity", dtype="float64", seed=seed)
     model.parameters()["layers.0.W_h"][...] = 0.5
     history = fit(

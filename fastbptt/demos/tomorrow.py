@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbptt._colors import BRIGHT
 from fastbptt.datasets import sunspots_yearly
+from fastbptt.demos import linear
+from fastbptt.demos.linear import rmse
 from fastbptt.demos.show import new_figure, print_by_hand, print_table, write_figure
 from fastbptt.losses import ssr
 from fastbptt.plots import plot_forecast
@@ -53,6 +56,8 @@ class Result(NamedTuple):
         Largest relative difference of a gradient from the closed form during training.
     rmse : float
         Error over the held-out years, in sunspot numbers.
+    ar_rmse : float
+        The same for AR(2) with an intercept, by least squares.
     naive_rmse : float
         The same for the forecast that next year will be like this one.
     """
@@ -62,6 +67,7 @@ class Result(NamedTuple):
     weights: tuple[float, float]
     difference: float
     rmse: float
+    ar_rmse: float
     naive_rmse: float
 
 
@@ -71,7 +77,7 @@ def run(*, plot: str | os.PathLike[str] | None = None) -> Result:
     Parameters
     ----------
     plot : path-like, optional
-        PNG file to write: forecast and truth over the held-out years.
+        PNG file to write: forecasts and truth over the held-out years.
 
     Returns
     -------
@@ -111,19 +117,33 @@ def run(*, plot: str | os.PathLike[str] | None = None) -> Result:
 
     predicted = predict_and_differentiate(params, windows[cut:])[0]
     forecast, truth, this_year = (100 * a for a in (predicted, windows[cut:, 3], windows[cut:, 2]))
-    rmse, naive_rmse = (float(np.sqrt(np.mean((f - truth) ** 2))) for f in (forecast, this_year))
+    # AR(2) with an intercept, from the same years: its three weights are free.
+    fitted = linear.least_squares(windows[:cut, 1:3], windows[:cut, 3])
+    by_ar = 100 * linear.predict(fitted, windows[cut:, 1:3])
+    error, ar_error, naive_error = (rmse(f, truth) for f in (forecast, by_ar, this_year))
     print(
         f"  forecast of {int(year[cut + 3])} to {int(year[-1])}, RMSE in sunspot numbers: "
-        f"{rmse:.1f}, naive (as this year) {naive_rmse:.1f}"
+        f"two weights {error:.1f}, AR(2) by least squares {ar_error:.1f}, naive (as this year) "
+        f"{naive_error:.1f}"
     )
+    if ar_error < error:
+        print(
+            "  AR(2) wins: its weights are free, and it has an intercept; the network's three are "
+            "tied as\n  w1, w1 w2 and w1 w2^2, and its forecast of a quiet sun is 0"
+        )
     if figure is not None and plot is not None:
         ax = plot_forecast(truth, forecast, figure.subplots(), x=year[cut + 3 :])
-        ax.set_title(f"A year ahead: RMSE {rmse:.1f}, naive (as this year) {naive_rmse:.1f}")
+        ax.plot(year[cut + 3 :], by_ar, color=BRIGHT, linewidth=2, linestyle="--", label="AR(2)")
+        ax.legend(["truth", "forecast by two weights", "AR(2)"], frameon=False)
+        ax.set_title(
+            f"A year ahead by two weights: RMSE {error:.1f} "
+            f"(AR(2) {ar_error:.1f}, as this year {naive_error:.1f})"
+        )
         ax.set_xlabel("year")
         ax.set_ylabel("yearly mean sunspot number")
         ax.set_ylim(bottom=0)
         write_figure(figure, plot)
-    return Result(example, losses, (w1, w2), difference, rmse, naive_rmse)
+    return Result(example, losses, (w1, w2), difference, error, ar_error, naive_error)
 
 
 def weights(w1: float, w2: float) -> Params:
