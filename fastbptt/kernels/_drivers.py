@@ -5,7 +5,7 @@ import threading
 
 import numba
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
@@ -75,22 +75,45 @@ from fastbptt.kernels._threads import (
 ALONE_BELOW = 400_000
 
 
+# Each kind of long piece is compiled by itself: in one function with the others it is 2 to 5 %
+# slower, since LLVM then shares registers out among them all.
+
+
+@njit
+def state_piece(task, buffer, group, block, before, lo, hi, slot):
+    state_gradient(fetch(task), buffer, group, block, before, lo, hi, slot)
+
+
+@njit
+def weight_piece(task, buffer, group, block, unit, slot):
+    p = fetch(task)
+    weight_gradient(p, weight_sums(p, group), buffer, block, unit, slot)
+
+
+@njit
+def input_piece(task, buffer, group, block, part, slot):
+    input_gradient(fetch(task), buffer, group, block, part, slot)
+
+
 def _workers(source):
     """What threads run; `source` is part of their key in the cache."""
 
     def forward_worker(task, slot):
-        """Next piece, wait, do, repeat; see `_schedules`."""
+        """Next piece, wait, do, repeat; see `_schedules`.
+
+        With packing in a loop of its own, the steps take 3 to 5 % less time.
+        """
         source  # noqa: B018
         p = fetch(task)
         tickets, packed = counter(p.counters, TICKETS), counter(p.counters, PACKED)
         piece = forward_piece(p, draw_ticket(tickets, slot))
-        while piece.kind != END:
-            wait_for(packed, piece.packed)
-            if piece.kind == PACK:
-                pack_forward(p, piece.number)
-                fetch_add(packed, 1)
-            elif piece.kind == FORWARD:
-                forward_block(p, piece.number, slot)
+        while piece.kind == PACK:
+            pack_forward(p, piece.number)
+            fetch_add(packed, 1)
+            piece = forward_piece(p, draw_ticket(tickets, slot))
+        wait_for(packed, piece.packed)
+        while piece.kind == FORWARD:
+            forward_block(p, piece.number, slot)
             piece = forward_piece(p, draw_ticket(tickets, slot))
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
@@ -118,13 +141,13 @@ def _workers(source):
                 block, parts = phase.block, p.plan.splits
                 lo, hi = split(block.live, parts, number), split(block.live, parts, number + 1)
                 buffer = buffer_of(walk, phase, block, slot)
-                state_gradient(p, buffer, group, block, phase.other.last, lo, hi, slot)
+                state_piece(task, buffer, group, block, phase.other.last, lo, hi, slot)
             elif phase.kind == GRADIENT:
                 block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
                 if number < weights:
-                    weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
+                    weight_piece(task, buffer, group, block, number, slot)
                 else:
-                    input_gradient(p, buffer, group, block, number - weights, slot)
+                    input_piece(task, buffer, group, block, number - weights, slot)
             elif phase.kind == LEAVE:
                 if get(p.lengths, group * p.plan.group) == 0:  # no step counts
                     fill_rows(weight_sums(p, group).dW_x, p.plan.sum_rows, p.H, p.H)

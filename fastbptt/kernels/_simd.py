@@ -471,6 +471,20 @@ def pause(typingctx):
 
 
 @intrinsic
+def cycles(typingctx):
+    """A clock that counts CPU cycles, about; 0 where there is none for everybody to read."""
+
+    def emit(context, builder, signature, args):
+        if architecture() != "x86_64":
+            return INT64(0)
+        kind = ir.FunctionType(INT64, [])
+        f = cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter")
+        return builder.call(f, [])
+
+    return types.int64(), emit
+
+
+@intrinsic
 def give_way(typingctx):
     """Offer this core to another thread that is ready to run on it."""
 

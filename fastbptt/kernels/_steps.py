@@ -3,6 +3,9 @@
 Packing; a step of a block of sequences forward, or of a time block backward; weight and input
 gradients of a time block.  Shapes in comments count elements; NR columns make a panel, the last one
 padded with zeros.
+
+What does a row or more at each call is compiled by itself (`njit`).  The rest is inlined, which
+makes it faster, but takes time to compile that grows with the square of what has been inlined.
 """
 
 from typing import Any, NamedTuple
@@ -47,7 +50,7 @@ def split(total, parts, part):
     return total * part // parts
 
 
-@inlined
+@njit
 def pack_panel(panel, w, w_k, w_n, K, n):
     """panel[k, :n] = w[k, :n] for k < K, zeros behind; w_k, w_n are strides in bytes."""
     width = NR(panel)
@@ -63,7 +66,7 @@ def pack_panel(panel, w, w_k, w_n, K, n):
                 put(panel, k * width + c, value)
 
 
-@inlined
+@njit
 def fill_rows(p, rows, columns, stride):
     """Zeros in p[:rows, :columns]."""
     for r in range(rows):
@@ -71,7 +74,7 @@ def fill_rows(p, rows, columns, stride):
             store_first(offset(p, r * stride + v), zeros(p), columns - v)
 
 
-@inlined
+@njit
 def copy_row(to, p, n):
     """to[:n] = p[:n]."""
     for v in range(0, n, LANES(p)):
@@ -224,7 +227,7 @@ def pack_backward(p, panel):
     pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
 
 
-@njit  # not inlined, for the sake of the time to compile: it runs once or a few times in a call
+@njit
 def clear_padding(p, number):
     """Past the end of some sequences, dx = 0; of those without any step, dh0."""
     begin = number * p.plan.cleared_rows
@@ -383,7 +386,7 @@ def weight_sums(p, group):
     return Sums(p.dW_x, p.dW_h, p.db)
 
 
-@njit  # as clear_padding
+@njit
 def add_sums(p, part):
     """Rows of the groups' own sums, added up in the order of the groups."""
     lanes, rows = LANES(p.sums), p.plan.sum_rows

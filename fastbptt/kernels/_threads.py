@@ -26,6 +26,7 @@ from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._simd import (
     INT64,
+    cycles,
     fetch_add,
     float_modes,
     give_back,
@@ -40,10 +41,12 @@ from fastbptt.kernels._simd import (
 )
 
 SPINS = 500  # before a waiting thread offers its core to others
-# Offers before it goes to sleep, or to wait at the end of the parallel loop.  Each may cost it a
-# turn of some milliseconds of every other thread that wants the core.
+# When others have taken so many of a waiting thread's offers, it goes to sleep, or on to the end of
+# the parallel loop.  Each costs it a turn of some milliseconds of every thread that wants the core.
 OFFERS = 20
+TAKEN = 50_000  # cycles that an offer takes at least if it is taken; else it takes about 1,000
 NAP = 50  # microseconds
+
 # Calls of at most so many operations are short, some milliseconds, and timed for `Experience`.
 SHORT = 2_000_000_000
 
@@ -119,21 +122,29 @@ def draw_ticket(tickets, slot):
 
 
 @inlined
+def offer():
+    """Offer this core to others; whether somebody took it."""
+    begun = cycles()
+    give_way()
+    return cycles() - begun > TAKEN
+
+
+@inlined
 def wait_for(counter, count):
     """Wait until the counter has reached count.
 
     Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
     very core, as when another library's idle threads spin on the other ones; so it is offered, and
-    then left.
+    left if others want it again and again.
     """
-    turns = 0
+    turns, taken = 0, 0
     while read_counter(counter) < count:
         pause()
         turns += 1
-        if turns > SPINS + OFFERS:
+        if taken >= OFFERS:
             sleep(NAP)
         elif turns > SPINS:
-            give_way()
+            taken += offer()
 
 
 @inlined
