@@ -25,7 +25,7 @@ from numba.core.serialize import dumps
 
 from fastbptt.kernels._machine import target
 
-# Every function becomes part of the worker that uses it before Numba compiles that, once.
+# A function marked so becomes part of the worker that uses it before Numba compiles that, once.
 inlined = njit(inline="always")
 
 
