@@ -118,9 +118,10 @@ class ForwardTask(NamedTuple):
     plan: Plan
     packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
     states: Floats  # (spaces, 2, rows, lda)
-    tiles: Floats  # (spaces, MR, NR)
-    index: Ints  # (spaces, 2, rows)
+    tiles: Floats  # (threads, MR, NR)
+    index: Ints  # (threads, 2, rows)
     counters: Ints
+    meetings: Ints  # counters of each block's shares
 
 
 class BackwardTask(NamedTuple):
@@ -158,6 +159,8 @@ class BackwardTask(NamedTuple):
     sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
+    teams: Ints  # counters of each team
+    meetings: Ints  # counters of the shares of each part of a team's rows
 
 
 def _fields(declared):

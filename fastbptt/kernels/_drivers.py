@@ -31,19 +31,22 @@ from fastbptt.kernels._schedules import (
     FORWARD,
     GRADIENT,
     GRADIENTS,
-    LEAVE,
+    LEFT,
     PACK,
     PACKED,
     STATE,
     STATES,
     SUM,
+    TEAM,
+    TEAM_COUNTERS,
+    TEAM_TICKETS,
     TICKETS,
     Walk,
+    backward_piece,
     buffer_of,
     first_phase,
     forward_piece,
     phase_of,
-    rejoined,
 )
 from fastbptt.kernels._simd import align, cast, cast_like, fetch_add, get, offset, pointer, put
 from fastbptt.kernels._steps import (
@@ -54,18 +57,14 @@ from fastbptt.kernels._steps import (
     input_gradient,
     pack_backward,
     pack_forward,
-    split,
     state_gradient,
     weight_gradient,
     weight_sums,
 )
-from fastbptt.kernels._threads import (
-    address,
-    call,
+from fastbptt.kernels._threads import address, call, fetch, keep
+from fastbptt.kernels._waiting import (
     counter,
     draw_ticket,
-    fetch,
-    keep,
     wait_for,
     wait_for_late_workers,
 )
@@ -80,8 +79,10 @@ ALONE_BELOW = 400_000
 
 
 @njit
-def state_piece(task, buffer, group, block, before, lo, hi, slot):
-    state_gradient(fetch(task), buffer, group, block, before, lo, hi, slot)
+def state_piece(task, buffer, team, group, block, before, number, slot):
+    p = fetch(task)
+    part, share = number // p.plan.shares, number % p.plan.shares
+    state_gradient(p, buffer, team, group, block, before, part, share, slot)
 
 
 @njit
@@ -118,48 +119,59 @@ def _workers(source):
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
     def backward_worker(task, slot):
-        """Next piece, wait, do, repeat; see `_schedules`."""
+        """Next piece, wait, do, repeat, and within a team likewise; see `_schedules`."""
         source  # noqa: B018
         p = fetch(task)
-        tickets, weights = counter(p.counters, TICKETS), p.plan.h_panels * p.plan.parts
+        tickets, left = counter(p.counters, TICKETS), counter(p.counters, LEFT)
+        weights, alone = p.plan.h_panels * p.plan.parts, p.plan.members == 1
         walk = Walk(p.plan, p.B, p.has_lengths, p.lengths)
-        ticket, phase = draw_ticket(tickets, slot), first_phase(walk)
-        while True:
-            phase = phase_of(walk, phase, ticket)
-            if phase.kind == END:
-                break
-            wait_for(counter(p.counters, PACKED), phase.packed)
-            wait_for(counter(p.counters, STATES), phase.states)
-            wait_for(counter(p.counters, GRADIENTS), phase.gradients)
-
-            number, group = ticket - phase.start, phase.group
-            if phase.kind == PACK:
-                pack_backward(p, number)
-            elif phase.kind == CLEAR:
-                clear_padding(p, number)
-            elif phase.kind == STATE:
-                block, parts = phase.block, p.plan.splits
-                lo, hi = split(block.live, parts, number), split(block.live, parts, number + 1)
-                buffer = buffer_of(walk, phase, block, slot)
-                state_piece(task, buffer, group, block, phase.other.last, lo, hi, slot)
-            elif phase.kind == GRADIENT:
-                block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
-                if number < weights:
-                    weight_piece(task, buffer, group, block, number, slot)
-                else:
-                    input_piece(task, buffer, group, block, number - weights, slot)
-            elif phase.kind == LEAVE:
-                if get(p.lengths, group * p.plan.group) == 0:  # no step counts
-                    fill_rows(weight_sums(p, group).dW_x, p.plan.sum_rows, p.H, p.H)
-            elif phase.kind == SUM:
-                add_sums(p, number)
-
-            if phase.raises >= 0:
-                fetch_add(counter(p.counters, phase.raises), 1)
-            if phase.is_own:
-                ticket += 1
-            else:
-                ticket, phase = draw_ticket(tickets, slot), rejoined(walk, phase)
+        piece = backward_piece(walk, draw_ticket(tickets, slot))
+        while piece.kind != END:
+            wait_for(counter(p.counters, PACKED), piece.packed)
+            wait_for(left, piece.left)
+            if piece.kind == PACK:
+                pack_backward(p, piece.number)
+                fetch_add(counter(p.counters, PACKED), 1)
+            elif piece.kind == CLEAR:
+                clear_padding(p, piece.number)
+                fetch_add(counter(p.counters, PACKED), 1)
+            elif piece.kind == SUM:
+                add_sums(p, piece.number)
+            elif piece.kind == TEAM:
+                team = piece.number
+                counters = counter(p.teams, team * TEAM_COUNTERS)
+                states, gradients = counter(counters, STATES), counter(counters, GRADIENTS)
+                ticket, phase = -1, first_phase(walk, team)
+                while True:
+                    ticket += 1
+                    if not alone:
+                        ticket = draw_ticket(counter(counters, TEAM_TICKETS), slot)
+                    phase = phase_of(walk, phase, ticket)
+                    if phase.kind == END:
+                        break
+                    if not alone:
+                        wait_for(states, phase.states)
+                        wait_for(gradients, phase.gradients)
+                    number, group = ticket - phase.start, phase.group
+                    if phase.kind == STATE:
+                        block, before = phase.block, phase.other.last
+                        buffer = buffer_of(walk, team, block, slot)
+                        state_piece(task, buffer, team, group, block, before, number, slot)
+                        if not alone:
+                            fetch_add(states, 1)
+                    elif phase.kind == GRADIENT:
+                        block, buffer = phase.other, buffer_of(walk, team, phase.other, slot)
+                        if number < weights:
+                            weight_piece(task, buffer, group, block, number, slot)
+                        else:
+                            input_piece(task, buffer, group, block, number - weights, slot)
+                        if not alone:
+                            fetch_add(gradients, 1)
+                    else:  # LEAVE
+                        if get(p.lengths, group * p.plan.group) == 0:  # no step counts
+                            fill_rows(weight_sums(p, group).dW_x, p.plan.sum_rows, p.H, p.H)
+                        fetch_add(left, 1)
+            piece = backward_piece(walk, draw_ticket(tickets, slot))
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
     return forward_worker, backward_worker
@@ -172,10 +184,10 @@ def matrix(a, t):
 
 
 @inlined
-def cleared_counters(start, plan):
-    """The counters that the workers of a task share, at 0."""
-    counters = cast(offset(start, plan.counters_at), types.int64)
-    for number in range(COUNTERS):
+def cleared_counters(start, count):
+    """Counters that workers share, at 0."""
+    counters = cast(start, types.int64)
+    for number in range(count):
         put(counter(counters, number), 0, 0)
     return counters
 
@@ -211,7 +223,8 @@ def _entry_points(source):
             states=cast_like(offset(start, plan.states_at), states),
             tiles=cast_like(offset(start, plan.tiles_at), states),
             index=cast(offset(start, plan.index_at), types.int64),
-            counters=cleared_counters(start, plan),
+            counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
+            meetings=cleared_counters(offset(start, plan.meetings_at), plan.meetings),
         )  # fmt: skip
         task = keep(offset(start, plan.task_at), p)
         if plan.threads == 1:
@@ -263,7 +276,9 @@ def _entry_points(source):
             where=cast(offset(start, plan.where_at), types.int64),
             sums=cast_like(offset(start, plan.sums_at), db),
             tiles=cast_like(offset(start, plan.tiles_at), db),
-            counters=cleared_counters(start, plan),
+            counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
+            teams=cleared_counters(offset(start, plan.teams_at), plan.team_counters),
+            meetings=cleared_counters(offset(start, plan.meetings_at), plan.meetings),
         )  # fmt: skip
         task = keep(offset(start, plan.task_at), p)
         if plan.threads == 1:

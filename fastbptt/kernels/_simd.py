@@ -434,25 +434,25 @@ def read_counter(typingctx, p):
 
 
 @intrinsic
-def take(typingctx, p):
-    """Whether the flag at p was 0; it is 1 now."""
+def exchange_if(typingctx, p, expected, value):
+    """Whether the counter at p held what was expected; it holds the value now."""
 
     def emit(context, builder, signature, args):
-        found = builder.cmpxchg(args[0], INT64(0), INT64(1), "acq_rel", "acquire")
+        found = builder.cmpxchg(*args, "acq_rel", "acquire")
         return builder.extract_value(found, 1)
 
-    return types.boolean(p), emit
+    return types.boolean(p, types.int64, types.int64), emit
 
 
 @intrinsic
-def give_back(typingctx, p):
-    """Set the flag at p to 0.  Orders all earlier writes before it."""
+def put_counter(typingctx, p, value):
+    """Set the counter at p.  Orders all earlier writes before it."""
 
     def emit(context, builder, signature, args):
-        builder.store_atomic(INT64(0), args[0], "release", 8)
+        builder.store_atomic(args[1], args[0], "release", 8)
         return context.get_dummy_value()
 
-    return types.void(p), emit
+    return types.void(p, types.int64), emit
 
 
 @intrinsic

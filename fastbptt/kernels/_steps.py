@@ -36,6 +36,7 @@ from fastbptt.kernels._simd import (
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
+from fastbptt.kernels._waiting import SHARE_COUNTERS, counter, end_share, next_share
 
 
 @inlined
@@ -121,9 +122,9 @@ def pack_forward(p, panel):
 
 
 @inlined
-def put_inputs(p, states, index, live, t):
-    """[x_{t+1}, 1] into the rows of a state buffer, behind h_t."""
-    for r in range(live):
+def put_inputs(p, states, index, lo, hi, t):
+    """[x_{t+1}, 1] into rows lo ... hi of a state buffer, behind h_t."""
+    for r in range(lo, hi):
         place = offset(states, r * p.plan.lda + p.R)
         copy_row_padded(place, row(p.x, t, get(index, r)), p.I)
         put(place, p.I, 1.0)
@@ -165,46 +166,65 @@ def forward_step(p, t, rows, panel, panels, now, after, index, c):
 
 
 @inlined
-def forward_block(p, block, slot):
-    """All steps of one block of sequences.
+def forward_block(p, number, slot):
+    """All steps of a block of sequences; of each step, the share of the units that is this piece's.
+
+    Workers with other shares of the block meet after each step.  A share's panels of the weights
+    stay in one worker's cache for all steps.
 
     With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
     its first rows at every step.
     """
+    shares = p.plan.shares
+    block, home = number // shares, number % shares
+    meeting = counter(p.meetings, block * shares * SHARE_COUNTERS)
     first = split(p.B, p.plan.blocks, block)
     rows = split(p.B, p.plan.blocks, block + 1) - first
     if p.has_lengths:
         rows = (p.B - block + p.plan.blocks - 1) // p.plan.blocks
-    space = forward_space(p, block, slot)
-    index = offset(p.index, space * 2 * p.plan.rows)
+    index = offset(p.index, slot * 2 * p.plan.rows)
     length = offset(index, p.plan.rows)
     for r in range(rows):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
-    c = offset(p.tiles, space * MR(p.packed) * NR(p.packed))
-    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
-    after = offset(now, p.plan.rows * p.plan.lda)
+    c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
+    space = forward_space(p, block, slot)
+    after = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
+    now = offset(after, p.plan.rows * p.plan.lda)
 
-    live = rows
-    while live > 0 and get(length, live - 1) == 0:
-        live -= 1
-    for r in range(live):
-        copy_row_padded(offset(now, r * p.plan.lda), offset(p.h, get(index, r) * p.H), p.R)
-    put_inputs(p, now, index, live, 0)
-    t = 0
-    while live > 0:
-        t += 1
-        forward_step(p, t, live, 0, p.plan.panels, now, after, index, c)
+    live, orphans = rows, 0
+    for t in range(p.T + 1):
+        going = live  # rows that have a step t + 1
+        while going > 0 and get(length, going - 1) == t:
+            going -= 1
+        share = home
+        while share >= 0:
+            if shares > 1:
+                turn = next_share(meeting, shares, home, t + 1, orphans)
+                share, orphans = turn.share, turn.orphans
+            if share >= 0:
+                lo, hi = split(going, shares, share), split(going, shares, share + 1)
+                if t == 0:
+                    for r in range(lo, hi):
+                        h0 = offset(p.h, get(index, r) * p.H)
+                        copy_row_padded(offset(after, r * p.plan.lda), h0, p.R)
+                else:
+                    panel = split(p.plan.panels, shares, share)
+                    panels = split(p.plan.panels, shares, share + 1)
+                    forward_step(p, t, live, panel, panels, now, after, index, c)
+                    skip = panel * NR(p.packed)
+                    n = min(panels * NR(p.packed), p.H) - skip
+                    for r in range(live, rows):  # the last state stays
+                        state = offset(p.h, ((t - 1) * p.B + get(index, r)) * p.H + skip)
+                        copy_row(offset(state, p.B * p.H), state, n)
+                if t < p.T:
+                    put_inputs(p, after, index, lo, hi, t)
+                if shares > 1:
+                    end_share(meeting, share, t + 1)
+                else:
+                    share = -1
         now, after = after, now
-        while live > 0 and get(length, live - 1) == t:
-            live -= 1
-        put_inputs(p, now, index, live, t)
-
-    for r in range(rows):  # the last state stays
-        last = get(length, r)
-        for t in range(last, p.T):
-            state = offset(p.h, get(index, r) * p.H)
-            copy_row(offset(state, (t + 1) * p.B * p.H), offset(state, last * p.B * p.H), p.H)
+        live = going
 
 
 @inlined
@@ -332,16 +352,21 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
 
 
 @inlined
-def state_gradient(p, buffer, group, block, before, lo, hi, slot):
-    """dz_t for rows lo ... hi of a group and all steps of a time block.
+def state_gradient(p, buffer, team, group, block, before, part, home, slot):
+    """dz_t for a part of a group's rows and all steps of a time block, for a share of the units.
+
+    Workers with other shares of the part meet after each step, as in `forward_block`.
 
     It goes into the buffer, with [x_t, 1] and h_{t-1}, for the other gradients.  dz of the step
     after the block's begins at row `before` of the buffer beside it.
     """
-    capacity, ldz = p.plan.capacity, p.plan.ldz
+    capacity, ldz, shares = p.plan.capacity, p.plan.ldz, p.plan.shares
+    lo, hi = split(block.live, p.plan.splits, part), split(block.live, p.plan.splits, part + 1)
+    meeting = counter(p.meetings, (team * p.plan.splits + part) * shares * SHARE_COUNTERS)
+    number = block.number * p.T + 1  # of the step, among all steps of the team
     c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
     first = group * p.plan.group
-    live = 0
+    live, orphans = 0, 0
     at = 0  # row of the buffer where step t begins
     old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
     new = offset(p.dz, buffer * capacity * ldz)  # dz_t
@@ -353,17 +378,33 @@ def state_gradient(p, buffer, group, block, before, lo, hi, slot):
         going = lo  # those that have a step t + 1
         while going < last and get(p.lengths, first + going) > t:
             going += 1
-        gather_inputs(p, buffer, at, t, first, lo, last)
         span, keeps = Span(first, lo, going, last), t < block.t and p.R > 0
-        state_gradient_step(p, t, span, 0, p.plan.h_panels, keeps, old, new, states, c)
-        states = state_rows(p, buffer, at)
-        if t == block.low + 1 and p.R > 0:
-            lanes = LANES(p.inputs)
-            for r in range(lo, last):
-                h = row(p.h, t - 1, get(p.order, first + r))
-                for v in range(0, p.H, lanes):
-                    kept = offset(states, r * lanes + v * capacity)
-                    store(kept, load_first(offset(h, v), p.H - v))
+        states_before = state_rows(p, buffer, at)
+        share = home
+        while share >= 0:
+            if shares > 1:
+                turn = next_share(meeting, shares, home, number, orphans)
+                share, orphans = turn.share, turn.orphans
+            if share >= 0:
+                rows = last - lo
+                begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
+                gather_inputs(p, buffer, at, t, first, begin, end)
+                panel = split(p.plan.h_panels, shares, share)
+                panels = split(p.plan.h_panels, shares, share + 1)
+                state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c)
+                if t == block.low + 1 and p.R > 0:
+                    lanes, width = LANES(p.inputs), NR(p.packed)
+                    for r in range(lo, last):
+                        h = row(p.h, t - 1, get(p.order, first + r))
+                        for v in range(panel * width, min(panels * width, p.H), lanes):
+                            kept = offset(states_before, r * lanes + v * capacity)
+                            store(kept, load_first(offset(h, v), p.H - v))
+                if shares > 1:
+                    end_share(meeting, share, number)
+                else:
+                    share = -1
+        states = states_before
+        number += 1
         at += live
         old, new = new, offset(p.dz, (buffer * capacity + at) * ldz)
 
