@@ -80,9 +80,13 @@ ALONE_BELOW = 400_000
 
 @njit
 def state_piece(task, buffer, team, group, block, before, number, slot):
+    state_gradient(fetch(task), buffer, team, group, block, before, number, 1, slot)
+
+
+@njit
+def shared_state_piece(task, buffer, team, group, block, before, number, slot):
     p = fetch(task)
-    part, share = number // p.plan.shares, number % p.plan.shares
-    state_gradient(p, buffer, team, group, block, before, part, share, slot)
+    state_gradient(p, buffer, team, group, block, before, number, p.plan.shares, slot)
 
 
 @njit
@@ -96,8 +100,11 @@ def input_piece(task, buffer, group, block, part, slot):
     input_gradient(fetch(task), buffer, group, block, part, slot)
 
 
-def _workers(source):
-    """What threads run; `source` is part of their key in the cache."""
+def _workers(source, shared):
+    """What threads run, for plans that cut steps into shares and for those that do not.
+
+    `source` is part of their key in the cache.
+    """
 
     def forward_worker(task, slot):
         """Next piece, wait, do, repeat; see `_schedules`.
@@ -114,7 +121,10 @@ def _workers(source):
             piece = forward_piece(p, draw_ticket(tickets, slot))
         wait_for(packed, piece.packed)
         while piece.kind == FORWARD:
-            forward_block(p, piece.number, slot)
+            if shared:
+                forward_block(p, piece.number, p.plan.shares, slot)
+            else:
+                forward_block(p, piece.number, 1, slot)
             piece = forward_piece(p, draw_ticket(tickets, slot))
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
@@ -156,7 +166,12 @@ def _workers(source):
                     if phase.kind == STATE:
                         block, before = phase.block, phase.other.last
                         buffer = buffer_of(walk, team, block, slot)
-                        state_piece(task, buffer, team, group, block, before, number, slot)
+                        if shared:
+                            shared_state_piece(
+                                task, buffer, team, group, block, before, number, slot
+                            )
+                        else:
+                            state_piece(task, buffer, team, group, block, before, number, slot)
                         if not alone:
                             fetch_add(states, 1)
                     elif phase.kind == GRADIENT:
@@ -288,7 +303,7 @@ def _entry_points(source):
     return forward, backward
 
 
-_forward_worker, _backward_worker = _workers(SOURCE)
+_alone, _shared = _workers(SOURCE, False), _workers(SOURCE, True)
 _forward, _backward = _entry_points(SOURCE)
 
 _alive = []  # what owns the machine code that entry points and addresses lead to
@@ -314,15 +329,17 @@ def _compile(entry, worker, declared, task, dtype, plan):
 
 
 @computed_once
-def _compiled_forward(dtype):
+def _compiled_forward(dtype, shared):
     plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
-    return _compile(_forward, _forward_worker, ForwardCall, ForwardTask, dtype, plan)
+    worker, _ = _shared if shared else _alone
+    return _compile(_forward, worker, ForwardCall, ForwardTask, dtype, plan)
 
 
 @computed_once
-def _compiled_backward(dtype):
+def _compiled_backward(dtype, shared):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
-    return _compile(_backward, _backward_worker, BackwardCall, BackwardTask, dtype, plan)
+    _, worker = _shared if shared else _alone
+    return _compile(_backward, worker, BackwardCall, BackwardTask, dtype, plan)
 
 
 def _prepared(compiled, plan):
@@ -336,13 +353,13 @@ def _prepared(compiled, plan):
 @functools.lru_cache(maxsize=1024)
 def _prepared_forward(B, I, H, R, dtype, threads):
     plan = plan_forward(B, I, H, R, dtype.itemsize, threads)
-    return _prepared(_compiled_forward(dtype), plan)
+    return _prepared(_compiled_forward(dtype, bool(plan["shares"][0] > 1)), plan)
 
 
 @functools.lru_cache(maxsize=1024)
 def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx):
     plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
-    return _prepared(_compiled_backward(dtype), plan)
+    return _prepared(_compiled_backward(dtype, bool(plan["shares"][0] > 1)), plan)
 
 
 # Bytes of workspace that a thread keeps between calls, at most.  New memory costs time where it
@@ -477,7 +494,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
-    _compiled_forward(dtype)
-    _compiled_backward(dtype)
+    for shared in (False, True):
+        _compiled_forward(dtype, shared)
+        _compiled_backward(dtype, shared)
     _threads.warmup()
     _compiling.warn_of_troubles()

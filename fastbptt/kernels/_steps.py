@@ -166,16 +166,15 @@ def forward_step(p, t, rows, panel, panels, now, after, index, c):
 
 
 @inlined
-def forward_block(p, number, slot):
+def forward_block(p, number, shares, slot):
     """All steps of a block of sequences; of each step, the share of the units that is this piece's.
 
     Workers with other shares of the block meet after each step.  A share's panels of the weights
-    stay in one worker's cache for all steps.
+    stay in one worker's cache for all steps.  With `shares` a constant 1, LLVM leaves all this out.
 
     With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
     its first rows at every step.
     """
-    shares = p.plan.shares
     block, home = number // shares, number % shares
     meeting = counter(p.meetings, block * shares * SHARE_COUNTERS)
     first = split(p.B, p.plan.blocks, block)
@@ -352,7 +351,7 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
 
 
 @inlined
-def state_gradient(p, buffer, team, group, block, before, part, home, slot):
+def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
     """dz_t for a part of a group's rows and all steps of a time block, for a share of the units.
 
     Workers with other shares of the part meet after each step, as in `forward_block`.
@@ -360,7 +359,8 @@ def state_gradient(p, buffer, team, group, block, before, part, home, slot):
     It goes into the buffer, with [x_t, 1] and h_{t-1}, for the other gradients.  dz of the step
     after the block's begins at row `before` of the buffer beside it.
     """
-    capacity, ldz, shares = p.plan.capacity, p.plan.ldz, p.plan.shares
+    capacity, ldz = p.plan.capacity, p.plan.ldz
+    part, home = piece // shares, piece % shares
     lo, hi = split(block.live, p.plan.splits, part), split(block.live, p.plan.splits, part + 1)
     meeting = counter(p.meetings, (team * p.plan.splits + part) * shares * SHARE_COUNTERS)
     number = block.number * p.T + 1  # of the step, among all steps of the team
