@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 
 from fastbptt.kernels._simd import get, offset, pointer, put
-from fastbptt.kernels._waiting import SHARE_COUNTERS, end_share, next_share
+from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, first_turn, next_turn
 
 STEPS = 2000
 
@@ -19,23 +19,20 @@ def member():
 
     @njit(nogil=True)
     def run(counters, values, done, home, first, last):
-        shares, step, orphans = values.shape[1], first, 0
+        shares, turn = values.shape[1], Turn(-1, 0)
         meeting = pointer(counters)
-        while step <= last:
-            share = home
-            while share >= 0:
-                turn = next_share(meeting, shares, home, step, orphans)
-                share, orphans = turn.share, turn.orphans
-                if share >= 0:
-                    before = offset(pointer(values), (step - 1) % 2 * shares)
-                    total = 0
-                    for each in range(shares):
-                        total += get(before, each)
-                    put(offset(pointer(values), step % 2 * shares), share, total % 1009 + share)
-                    done[step, share] += 1
-                    end_share(meeting, share, step)
-            step += 1
-        return orphans
+        for step in range(first, last + 1):
+            before = offset(pointer(values), (step - 1) % 2 * shares)
+            after = offset(pointer(values), step % 2 * shares)
+            turn = first_turn(meeting, shares, home, step, turn.orphans)
+            while turn.share >= 0:
+                total = 0
+                for each in range(shares):
+                    total += get(before, each)
+                put(after, turn.share, total % 1009 + turn.share)
+                done[step, turn.share] += 1
+                turn = next_turn(meeting, shares, home, step, turn)
+        return turn.orphans
 
     return run
 

@@ -36,7 +36,7 @@ from fastbptt.kernels._simd import (
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
-from fastbptt.kernels._waiting import SHARE_COUNTERS, counter, end_share, next_share
+from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, counter, first_turn, next_turn
 
 
 @inlined
@@ -188,42 +188,45 @@ def forward_block(p, number, shares, slot):
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
     c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
     space = forward_space(p, block, slot)
-    after = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
-    now = offset(after, p.plan.rows * p.plan.lda)
+    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
+    after = offset(now, p.plan.rows * p.plan.lda)
 
-    live, orphans = rows, 0
-    for t in range(p.T + 1):
+    live = rows
+    while live > 0 and get(length, live - 1) == 0:
+        live -= 1
+    turn = first_turn(meeting, shares, home, 1, 0)
+    while turn.share >= 0:
+        lo, hi = split(live, shares, turn.share), split(live, shares, turn.share + 1)
+        for r in range(lo, hi):
+            h0 = offset(p.h, get(index, r) * p.H)
+            copy_row_padded(offset(now, r * p.plan.lda), h0, p.R)
+        put_inputs(p, now, index, lo, hi, 0)
+        turn = next_turn(meeting, shares, home, 1, turn)
+    t = 0
+    while live > 0:
+        t += 1
         going = live  # rows that have a step t + 1
         while going > 0 and get(length, going - 1) == t:
             going -= 1
-        share = home
-        while share >= 0:
-            if shares > 1:
-                turn = next_share(meeting, shares, home, t + 1, orphans)
-                share, orphans = turn.share, turn.orphans
-            if share >= 0:
-                lo, hi = split(going, shares, share), split(going, shares, share + 1)
-                if t == 0:
-                    for r in range(lo, hi):
-                        h0 = offset(p.h, get(index, r) * p.H)
-                        copy_row_padded(offset(after, r * p.plan.lda), h0, p.R)
-                else:
-                    panel = split(p.plan.panels, shares, share)
-                    panels = split(p.plan.panels, shares, share + 1)
-                    forward_step(p, t, live, panel, panels, now, after, index, c)
-                    skip = panel * NR(p.packed)
-                    n = min(panels * NR(p.packed), p.H) - skip
-                    for r in range(live, rows):  # the last state stays
-                        state = offset(p.h, ((t - 1) * p.B + get(index, r)) * p.H + skip)
-                        copy_row(offset(state, p.B * p.H), state, n)
-                if t < p.T:
-                    put_inputs(p, after, index, lo, hi, t)
-                if shares > 1:
-                    end_share(meeting, share, t + 1)
-                else:
-                    share = -1
+        turn = first_turn(meeting, shares, home, t + 1, turn.orphans)
+        while turn.share >= 0:
+            panel = split(p.plan.panels, shares, turn.share)
+            panels = split(p.plan.panels, shares, turn.share + 1)
+            forward_step(p, t, live, panel, panels, now, after, index, c)
+            lo, hi = split(going, shares, turn.share), split(going, shares, turn.share + 1)
+            put_inputs(p, after, index, lo, hi, t)
+            turn = next_turn(meeting, shares, home, t + 1, turn)
         now, after = after, now
         live = going
+    turn = first_turn(meeting, shares, home, t + 2, turn.orphans)
+    while turn.share >= 0:
+        for r in range(split(rows, shares, turn.share), split(rows, shares, turn.share + 1)):
+            last = get(length, r)
+            state = offset(p.h, get(index, r) * p.H)
+            for later in range(last + 1, p.T + 1):  # the last state stays
+                to = offset(state, later * p.B * p.H)
+                copy_row(to, offset(state, last * p.B * p.H), p.H)
+        turn = next_turn(meeting, shares, home, t + 2, turn)
 
 
 @inlined
@@ -366,7 +369,7 @@ def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
     number = block.number * p.T + 1  # of the step, among all steps of the team
     c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
     first = group * p.plan.group
-    live, orphans = 0, 0
+    live, turn = 0, Turn(-1, 0)
     at = 0  # row of the buffer where step t begins
     old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
     new = offset(p.dz, buffer * capacity * ldz)  # dz_t
@@ -380,29 +383,22 @@ def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
             going += 1
         span, keeps = Span(first, lo, going, last), t < block.t and p.R > 0
         states_before = state_rows(p, buffer, at)
-        share = home
-        while share >= 0:
-            if shares > 1:
-                turn = next_share(meeting, shares, home, number, orphans)
-                share, orphans = turn.share, turn.orphans
-            if share >= 0:
-                rows = last - lo
-                begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
-                gather_inputs(p, buffer, at, t, first, begin, end)
-                panel = split(p.plan.h_panels, shares, share)
-                panels = split(p.plan.h_panels, shares, share + 1)
-                state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c)
-                if t == block.low + 1 and p.R > 0:
-                    lanes, width = LANES(p.inputs), NR(p.packed)
-                    for r in range(lo, last):
-                        h = row(p.h, t - 1, get(p.order, first + r))
-                        for v in range(panel * width, min(panels * width, p.H), lanes):
-                            kept = offset(states_before, r * lanes + v * capacity)
-                            store(kept, load_first(offset(h, v), p.H - v))
-                if shares > 1:
-                    end_share(meeting, share, number)
-                else:
-                    share = -1
+        turn = first_turn(meeting, shares, home, number, turn.orphans)
+        while turn.share >= 0:
+            rows, share = last - lo, turn.share
+            begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
+            gather_inputs(p, buffer, at, t, first, begin, end)
+            panel = split(p.plan.h_panels, shares, share)
+            panels = split(p.plan.h_panels, shares, share + 1)
+            state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c)
+            if t == block.low + 1 and p.R > 0:
+                lanes, width = LANES(p.inputs), NR(p.packed)
+                for r in range(lo, last):
+                    h = row(p.h, t - 1, get(p.order, first + r))
+                    for v in range(panel * width, min(panels * width, p.H), lanes):
+                        kept = offset(states_before, r * lanes + v * capacity)
+                        store(kept, load_first(offset(h, v), p.H - v))
+            turn = next_turn(meeting, shares, home, number, turn)
         states = states_before
         number += 1
         at += live

@@ -105,42 +105,51 @@ class Turn(NamedTuple):
 
 
 @inlined
-def take_share(shares, share, step):
+def first_turn(shares, count, home, step, orphans):
+    """The first of `count` shares of a step that the caller is to do, see `wait_for_turn`."""
+    return wait_for_turn(shares, count, home, step, orphans) if count > 1 else Turn(0, 0)
+
+
+@inlined
+def next_turn(shares, count, home, step, turn):
+    """This share of the step is done; the next one."""
+    if count == 1:
+        return Turn(-1, 0)
+    put_counter(counter(shares, SHARE_COUNTERS * turn.share + 1), step)
+    return wait_for_turn(shares, count, home, step, turn.orphans)
+
+
+@inlined
+def _take(shares, share, step):
     """Whether the caller is to do this share of the step: nobody has taken it."""
     taken = counter(shares, SHARE_COUNTERS * share)
     last = read_counter(taken)
     return last < step and exchange_if(taken, last, step)
 
 
-@inlined
-def end_share(shares, share, step):
-    """The share of the step is done."""
-    put_counter(counter(shares, SHARE_COUNTERS * share + 1), step)
-
-
 @njit
-def next_share(shares, count, home, step, orphans):
-    """The next of `count` shares of a step that the caller is to do; waits for those of others.
+def wait_for_turn(shares, count, home, step, orphans):
+    """The next of `count` shares of a step that the caller is to do, or -1 once all are done.
 
-    Steps have rising numbers above 0.  Sleeps if others want the core, as `wait_for` does.
+    Steps have rising numbers above 0.  Offers the core to others as `wait_for` does.
     """
-    if take_share(shares, home, step):
+    if _take(shares, home, step):
         return Turn(home, orphans)
     if orphans:
         for share in range(count):
-            if orphans >> share & 1 and take_share(shares, share, step):
+            if orphans >> share & 1 and _take(shares, share, step):
                 return Turn(share, orphans)
-    turns, offers = 0, 0
+    turns, taken = 0, 0
     for share in range(count):
         done = counter(shares, SHARE_COUNTERS * share + 1)
         while read_counter(done) < step:
             pause()
             turns += 1
             if turns > SPINS:
-                if take_share(shares, share, step):
+                if _take(shares, share, step):
                     return Turn(share, orphans | 1 << share)
-                if offers >= OFFERS:
+                if taken >= OFFERS:
                     sleep(NAP)
                 else:
-                    offers += offer()
+                    taken += offer()
     return Turn(-1, orphans)
