@@ -24,11 +24,12 @@ from fastbptt.kernels._waiting import SHARE_COUNTERS
 # read and written once: with the least number of rows that is cheap beside 2 x 512 operations on
 # the element, even in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
-# Most bytes of all buffers; together with SUMS, less than the 16 MiB that a call may take.
-BUFFERS = 23 << 19
+# Most bytes of all buffers and groups' sums of a call.
+MOST_BYTES = 31 << 19
 # Groups with sums of their own: their greatest number; the least if the batch has rows for so many,
 # or threads would be left without a group; and the most bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
+BUFFERS = MOST_BYTES - SUMS
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
 # A time block's weight gradients are cut into at least this many units, so that threads even out.
@@ -46,6 +47,8 @@ FILLED = 3 / 4
 # Accumulators that keep the multiply-adds busy, each waiting for its last: cycles of latency.
 LATENCY = 4
 MOST_SHARES = 32
+# Rows of dz lie far apart from so many bytes on; and how many chunks' tiles pay for copying them.
+FAR_APART, MANY_CHUNKS = 1024, 8
 # Sequences whose padding one piece of work clears.
 CLEARED_ROWS = 16
 INT = 8  # bytes of an int64
@@ -196,9 +199,12 @@ def _order(T, B, I, H, R, itemsize, small):
     own = groups > 1
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
     capacity = min(max(ORDER_L2 // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
+    capacity = min(capacity, MOST_BYTES // 2 // row_bytes)
     if own:
         capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
-    capacity = max(min(capacity, BUFFERS // 2 // row_bytes), ORDER_MR)
+    elif T * B <= min(MOST_ROWS, MOST_BYTES // row_bytes):  # a single time block
+        capacity = T * B
+    capacity = max(capacity, ORDER_MR)
     groups = max(groups, -(-B // capacity))
     group = -(-B // groups)
     return _Order(-(-B // group), group, own, group * min(capacity // group, T), dots)
@@ -228,8 +234,11 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     members = -(-threads // teams)
     splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members)
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
-    buffers = 2 * min(threads, teams)
+    buffers = 2 * min(threads, teams) if own or T * B > capacity else 1
     row_parts = min(UNITS, -(-capacity // MR))
+    # Rows of dz that lie far apart, each in a page of its own, cost weight gradients a miss of the
+    # TLB each.  So a panel of them is copied together, if many tiles are to be computed with it.
+    near = ldz * itemsize >= FAR_APART and (x_chunks + h_chunks) // parts >= MANY_CHUNKS
     meetings = teams * splits * shares * SHARE_COUNTERS if shares > 1 else 0
     team_counters = teams * TEAM_COUNTERS if members > 1 else 0
     packed = packs * (1 + H) * NR
@@ -237,7 +246,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
         packed = max(packed, first_x_panel * (1 + H) * NR + NR + I * ldz)
     sizes = {"threads": threads, "groups": groups, "group": group, "capacity": capacity,
              "teams": teams, "members": members, "splits": splits, "shares": shares,
-             "team_counters": team_counters, "meetings": meetings, "parts": parts,
+             "team_counters": team_counters, "meetings": meetings, "parts": parts, "near": near,
              "h_panels": h_panels, "x_panels": x_panels,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
@@ -254,6 +263,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
         "where": (INT, buffers * capacity if need_dx else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
+        "near": (itemsize, threads * capacity * NR if near else 0),
         "tiles": (itemsize, threads * MR * NR),
     }
     return _plan(sizes, regions)

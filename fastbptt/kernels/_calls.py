@@ -157,6 +157,7 @@ class BackwardTask(NamedTuple):
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
     where: Ints  # (buffers, capacity): row of dx, (T B, I)
     sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    near: Floats  # (threads, capacity, NR): a panel of dz, copied together; see `plan.near`
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
     teams: Ints  # counters of each team

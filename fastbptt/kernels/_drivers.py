@@ -290,6 +290,7 @@ def _entry_points(source):
             inputs=cast_like(offset(start, plan.inputs_at), db),
             where=cast(offset(start, plan.where_at), types.int64),
             sums=cast_like(offset(start, plan.sums_at), db),
+            near=cast_like(offset(start, plan.near_at), db),
             tiles=cast_like(offset(start, plan.tiles_at), db),
             counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
             teams=cleared_counters(offset(start, plan.teams_at), plan.team_counters),

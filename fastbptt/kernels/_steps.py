@@ -454,7 +454,13 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
     n = min(width, p.H - skip)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     c = offset(p.tiles, slot * MR(p.packed) * width)
-    dz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip)
+    dz, ldz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip), p.plan.ldz
+    if p.plan.near > 0:
+        together = offset(p.near, slot * p.plan.capacity * width)
+        for r in range(block.rows):
+            for v in range(0, n, lanes):
+                store(offset(together, r * width + v), load(offset(dz, r * ldz + v)))
+        dz, ldz = together, width
     for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
         a = offset(p.inputs, (buffer * chunks + chunk) * p.plan.capacity * lanes)
         to_h = chunk >= p.plan.x_chunks
@@ -466,7 +472,7 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
             for j in range(m):
                 for v in range(0, n, lanes):
                     prefetch(offset(to, j * p.H + v))
-            tile_columns(m, n, block.rows, offset(a, i), dz, p.plan.ldz, c)
+            tile_columns(m, n, block.rows, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
                 to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)

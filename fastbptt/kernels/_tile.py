@@ -48,7 +48,7 @@ from fastbptt.kernels._simd import (
 # Terms of a weight gradient summed in registers before the sum is added to others in memory.
 # Rounding errors grow with the root of this and of the number of such sums; a NumPy user's, who
 # adds up one product for every step, with the roots of B and of T.
-SUM_ROWS = 32
+SUM_ROWS = 64
 
 
 @intrinsic
