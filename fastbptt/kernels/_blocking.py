@@ -202,7 +202,7 @@ def _order(T, B, I, H, R, itemsize, small):
     capacity = min(capacity, MOST_BYTES // 2 // row_bytes)
     if own:
         capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
-    elif T * B <= min(MOST_ROWS, MOST_BYTES // row_bytes):  # a single time block
+    elif min(MOST_ROWS, MOST_BYTES // row_bytes) >= T * B:  # a single time block
         capacity = T * B
     capacity = max(capacity, ORDER_MR)
     groups = max(groups, -(-B // capacity))
@@ -234,7 +234,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     members = -(-threads // teams)
     splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members)
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
-    buffers = 2 * min(threads, teams) if own or T * B > capacity else 1
+    buffers = 2 * min(threads, teams) if own or capacity < T * B else 1
     row_parts = min(UNITS, -(-capacity // MR))
     # Rows of dz that lie far apart, each in a page of its own, cost weight gradients a miss of the
     # TLB each.  So a panel of them is copied together, if many tiles are to be computed with it.

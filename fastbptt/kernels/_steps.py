@@ -20,11 +20,11 @@ from fastbptt.kernels._simd import (
     ITEMSIZE,
     LANES,
     add,
+    dot,
     get,
     load,
     load_first,
     mul,
-    multiply_add,
     offset,
     offset_bytes,
     one_at,
@@ -32,7 +32,6 @@ from fastbptt.kernels._simd import (
     put,
     store,
     store_first,
-    total,
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
@@ -131,13 +130,14 @@ def put_inputs(p, states, index, lo, hi, t):
 
 
 @inlined
-def forward_step(p, t, rows, panel, panels, now, after, index, c):
+def forward_step(p, t, rows, panel, panels, alone, now, after, index, c):
     """h_t of the first rows of a block, for the units of some panels.
 
     h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
     most often, and the bias, often the largest term, only once.
 
     now, after : rows [h_{t-1}, x_t, 1], and those of the next step, whose h_t is filled in
+    alone : nobody else writes x_{t+1} into `after` meanwhile, behind h_t: vectors may end there
     index : each row's sequence
     """
     width, lanes = NR(p.packed), LANES(p.packed)
@@ -160,8 +160,10 @@ def forward_step(p, t, rows, panel, panels, now, after, index, c):
                 out = offset(h, get(index, r + i) * p.H + skip)
                 for v in range(0, n, lanes):
                     f = activate(load(offset(c, i * width + v)), p.activation)
-                    if p.R > 0:
+                    if p.R > 0 and alone:
                         store(offset(state, v), f)
+                    elif p.R > 0:
+                        store_first(offset(state, v), f, n - v)
                     store_first(offset(out, v), f, n - v)
 
 
@@ -212,7 +214,7 @@ def forward_block(p, number, shares, slot):
         while turn.share >= 0:
             panel = split(p.plan.panels, shares, turn.share)
             panels = split(p.plan.panels, shares, turn.share + 1)
-            forward_step(p, t, live, panel, panels, now, after, index, c)
+            forward_step(p, t, live, panel, panels, shares == 1, now, after, index, c)
             lo, hi = split(going, shares, turn.share), split(going, shares, turn.share + 1)
             put_inputs(p, after, index, lo, hi, t)
             turn = next_turn(meeting, shares, home, t + 1, turn)
@@ -515,12 +517,7 @@ def input_gradient(p, buffer, group, block, part, slot):
             for r in range(lo, hi):
                 dz, to = offset(dzs, r * ldz), offset(out, get(index, r) * columns)
                 for i in range(columns):
-                    W_x = offset(start, width + i * ldz)
-                    products = zeros(p.packed)
-                    for v in range(0, p.H, lanes):
-                        w = load(offset(W_x, v))
-                        products = multiply_add(load(offset(dz, v)), w, products)
-                    put(to, i, total(products))
+                    put(to, i, dot(dz, offset(start, width + i * ldz), p.H))
         for skip in range(0, panels * width, width):
             n = min(width, columns - skip)
             for r in range(lo, hi, height):
