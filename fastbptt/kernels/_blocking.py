@@ -5,8 +5,8 @@ region of the workspace begins, in bytes.
 
 Results depend neither on `threads` nor on the CPU.  Threads cut rows and hidden units, whose states
 and state gradients do not touch each other, and output tiles of the weight gradients, each summed
-in one order.  That order depends on `group`, `capacity`, `dots` and `_tile.SUM_ROWS` alone, which
-shapes decide; where vectors or caches have a say in them it is those of one CPU, see `ORDER`.
+in one order.  That order depends on `group`, `capacity`, `dots` and `run` alone, which shapes
+decide; where vectors or caches have a say in them it is those of one CPU, see `ORDER`.
 """
 
 import sys
@@ -30,6 +30,11 @@ MOST_BYTES = 31 << 19
 # or threads would be left without a group; and the most bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
 BUFFERS = MOST_BYTES - SUMS
+# Terms of a weight gradient summed in registers before the sum is added to others in memory, which
+# takes 3 % of the time for runs of 32; and from how many rows of a time block on they are longer.
+# Rounding errors grow with the root of a run and of the number of runs; a NumPy user's, who adds up
+# one product for every step, with the roots of B and of T.
+RUN, LONG_RUN, LONG_FROM = 32, 64, 512
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
 # A time block's weight gradients are cut into at least this many units, so that threads even out.
@@ -245,6 +250,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     if dots:
         packed = max(packed, first_x_panel * (1 + H) * NR + NR + I * ldz)
     sizes = {"threads": threads, "groups": groups, "group": group, "capacity": capacity,
+             "run": LONG_RUN if capacity >= LONG_FROM else RUN,
              "teams": teams, "members": members, "splits": splits, "shares": shares,
              "team_counters": team_counters, "meetings": meetings, "parts": parts, "near": near,
              "h_panels": h_panels, "x_panels": x_panels,

@@ -474,7 +474,7 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
             for j in range(m):
                 for v in range(0, n, lanes):
                     prefetch(offset(to, j * p.H + v))
-            tile_columns(m, n, block.rows, offset(a, i), dz, ldz, c)
+            tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
                 to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)
