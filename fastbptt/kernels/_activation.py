@@ -10,7 +10,8 @@ from numba.extending import intrinsic
 
 from fastbptt.kernels._simd import INT64, Vec
 
-CODES = {"tanh": 0, "relu": 1, "identity": 2}
+CODES = {"tanh": 0, "relu": 1, "identity": 2, "sigmoid": 3, "softplus": 4, "rectified_tanh": 5}
+PLAIN = "tanh", "relu", "identity"  # those that the worker for plain layers knows
 
 # (expm1(r) - r) / r^2 for |r| <= ln(2)/2 as a polynomial in r, and (tanh(s) - s) / s^3 for
 # |s| <= SMALL as one in s^2; lowest power first.  Minimax in the error relative to expm1(r) and
@@ -150,6 +151,54 @@ def activate(typingctx, z, code):
         return _by_code(builder, args[1], args[0], (tanh, relu, lambda z: z))
 
     return z(z, types.intp), emit
+
+
+@intrinsic
+def activate_any(typingctx, z, code):
+    """f(z), f any by its code."""
+
+    def emit(context, builder, signature, args):
+        return _by_code(builder, args[1], args[0], (tanh, relu, lambda z: z))
+
+    return z(z, types.intp), emit
+
+
+@intrinsic
+def slope_any(typingctx, h, code):
+    """f'(z) for h = f(z), f any by its code."""
+
+    def emit(context, builder, signature, args):
+        return _by_code(builder, args[1], args[0], (tanh_slope, relu_slope, one))
+
+    return h(h, types.intp), emit
+
+
+@intrinsic
+def rate_slope(typingctx, h, before, kept, alpha, code):
+    """f'(z) for h = alpha f(z) + kept, with kept = (1 - alpha) before, f by its code.
+
+    f(z) = before + (h - before) / alpha, within the bounds of f.  Where f is 0 for z < 0, h > kept
+    says whether f(z) > 0.
+    """
+
+    def emit(context, builder, signature, args):
+        h_, before_, kept_, alpha_ = (Vec(builder, value) for value in args[:4])
+        rises = h_ > kept_
+
+        def within(low, high):
+            f = before_ + (h_ - before_) / alpha_
+            f = (f > high).where(f.constant(high), f)
+            return (f.constant(low) > f).where(f.constant(low), f)
+
+        def of_tanh(_):
+            return tanh_slope(within(-1.0, 1.0))
+
+        def of_relu(_):
+            return rises.where(h_.constant(1.0), h_.constant(0.0))
+
+        return _by_code(builder, args[4], args[0], (of_tanh, of_relu, one))
+
+    return h(h, before, kept, alpha, types.intp), emit
 
 
 @intrinsic
