@@ -11,7 +11,7 @@ The product with 1 - alpha is rounded before the other is added, here and in the
 h_t > (1 - alpha) h_{t-1} says exactly whether f(z_t) > 0.
 """
 
-from fastbptt.kernels._activation import activate_any, rate_slope, slope_any
+from fastbptt.kernels._activation import activate_any, slope_any, slope_of_rate
 from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._rows import copy_row, copy_row_padded, row
 from fastbptt.kernels._simd import (
@@ -121,7 +121,7 @@ def gradient_at_z(p, gradient, h, before, place, at, left, goes):
         alpha = load(offset(p.cell.alpha, at))
         if p.cell.leak == OF_RATE:
             old = load_first(before, left)
-            f_slope = rate_slope(h, old, kept(p, old, at), alpha, p.activation)
+            f_slope = slope_of_rate(h, old, kept(p, old, at), alpha, p.activation)
             gradient = mul(gradient, f_slope)
         gradient = mul(gradient, alpha)
     return gradient
