@@ -15,7 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt.kernels import _machine
-from fastbptt.kernels._calls import BackwardTask, ForwardTask, words
+from fastbptt.kernels._calls import (
+    BackwardTask,
+    CellBackwardTask,
+    CellForwardTask,
+    ForwardTask,
+    words,
+)
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._schedules import COUNTERS, TEAM_COUNTERS
 from fastbptt.kernels._waiting import SHARE_COUNTERS
@@ -128,8 +134,12 @@ def _cut(rows, panels, K, itemsize, workers):
     return parts, shares
 
 
-def plan_forward(B, I, H, R, itemsize, threads):
-    """Plan of a forward call.  R: H, or 0 for a readout."""
+def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
+    """Plan of a forward call.
+
+    R: H, or 0 for a readout.  `cell`: whether it is not a plain one, see `_cells`; `adds`: and adds
+    something to z.
+    """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
     panels = -(-H // NR)
@@ -137,14 +147,15 @@ def plan_forward(B, I, H, R, itemsize, threads):
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
-    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
+    ldn = _row_stride(H, itemsize) if adds else 0
+    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // ((2 * lda + ldn) * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread if there are rows enough, to even out; at least one for each.
     # A block may be half a tile high: the packed weights still come from L2 in time.
     most = max(B // (MR // 2), 1)
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
-    parts, shares = _cut(B, panels, height, itemsize, threads)
+    parts, shares = _cut(B, panels, height, itemsize, 1 if cell else threads)
     if 2 * B * lda * itemsize > BUFFERS:
         shares = 1
     if shares > 1:
@@ -153,14 +164,14 @@ def plan_forward(B, I, H, R, itemsize, threads):
     spaces = blocks if shares > 1 else min(threads, blocks)  # for those under way at one time
     meetings = blocks * shares * SHARE_COUNTERS if shares > 1 else 0
     sizes = {"threads": threads, "blocks": blocks, "shares": shares, "rows": rows, "lda": lda,
-             "spaces": spaces, "panels": panels, "height": height,
+             "ldn": ldn, "spaces": spaces, "panels": panels, "height": height,
              "meetings": meetings}  # fmt: skip
     regions = {
-        "task": (INT, words(ForwardTask)),
+        "task": (INT, words(CellForwardTask if cell else ForwardTask)),
         "counters": (LINE, COUNTERS),
         "packed": (itemsize, panels * height * NR),
         "meetings": (LINE, meetings),
-        "states": (itemsize, spaces * 2 * rows * lda),
+        "states": (itemsize, spaces * rows * (2 * lda + ldn)),
         "tiles": (itemsize, threads * MR * NR),
         "index": (INT, threads * 2 * rows),
     }
@@ -215,10 +226,11 @@ def _order(T, B, I, H, R, itemsize, small):
     return _Order(-(-B // group), group, own, group * min(capacity // group, T), dots)
 
 
-def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
+def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
     """Plan of a backward call.
 
-    R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.
+    R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.  `cell`:
+    whether it is not a plain one, see `_cells`.
     """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
@@ -238,6 +250,8 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
     teams = groups if own else 1
     members = -(-threads // teams)
     splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members)
+    if cell:
+        splits, shares = min(members, max(group // (MR // 2), 1)), 1
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
     buffers = 2 * min(threads, teams) if own or capacity < T * B else 1
     row_parts = min(UNITS, -(-capacity // MR))
@@ -259,13 +273,14 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
              "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
              "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
-        "task": (INT, words(BackwardTask)),
+        "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
         "order": (INT, 2 * B),
         "teams": (LINE, team_counters),
         "meetings": (LINE, meetings),
         "packed": (itemsize, packed),
         "dz": (itemsize, buffers * capacity * ldz),
+        "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
         "where": (INT, buffers * capacity if need_dx else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
