@@ -395,6 +395,16 @@ def mul(typingctx, v, w):
 
 
 @intrinsic
+def multiply_add(typingctx, v, w, plus):
+    """v * w + plus."""
+
+    def emit(context, builder, signature, args):
+        return Vec(builder, args[0]).fma(Vec(builder, args[1]), Vec(builder, args[2])).value
+
+    return v(v, w, plus), emit
+
+
+@intrinsic
 def dot(typingctx, p, q, n):
     """The sum over k < n of p[k] q[k]; whole lines of memory are read, and what is behind ignored.
 
