@@ -54,11 +54,13 @@ if TYPE_CHECKING:
     from fastbptt import losses as losses
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
+    from fastbptt import tasks as tasks
     from fastbptt import testing as testing
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
-        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing",
+        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks",
+        "testing",
     )  # fmt: skip
 
     def __getattr__(name):
