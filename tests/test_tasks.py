@@ -131,7 +131,7 @@ def test_trials_of_unequal_length():
 
 def test_a_period_may_be_random():
     found = tasks.delayed_match_to_sample(300, seed=4, dt=10, delay=(100, 150), noise=0)
-    shown = found.x[..., 1:].any(axis=2)
+    shown = np.asarray(found.x[..., 1:].max(axis=2) > 0)
     np.testing.assert_array_equal(shown[:, 20:].argmin(axis=1), 30)
     decision = found.conditions["decision"]
     assert set(decision) == {20 + 30 + delay + 30 for delay in range(10, 16)}
@@ -219,7 +219,7 @@ def test_a_network_learns_the_sign_of_a_strong_input():
     )
     at = conditions["decision"][0]
     model = fastbptt.RNN(4, 32, 1, seed=0)
-    fastbptt.fit(model, x[:, : at + 1], y[:, at], epochs=30, seed=0, optimizer=fastbptt.Adam(0.003))
+    fastbptt.fit(model, x[:, : at + 1], y[:, at], epochs=15, seed=0, optimizer=fastbptt.Adam(0.005))
     answer = np.sign(model.predict(x[:, : at + 1])[:, 0])
     assert (answer == conditions["choice"]).mean() > 0.95
 
