@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastbptt._extras import MissingExtraError
+from fastbptt._leak import Leak
 from fastbptt._noise import Noise
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoints",
     "Gradients",
     "History",
+    "Leak",
     "MissingExtraError",
     "Noise",
     "Params",

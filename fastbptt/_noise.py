@@ -30,6 +30,7 @@ ROUNDS = 10
 # has word w of call 16 q + l: 16 calls side by side fill whole vectors of neighbouring units.  In
 # float64 the word has 32 more bits, from the same place in the other half.
 CALLS, WORDS = 16, 4
+BLOCK, PAIR = CALLS * WORDS, CALLS * 2  # units of all words, and of two
 HIGH, LOW = 0, 1
 
 # (atanh(s)/s - 1) / s^2 for m = (1 + s) / (1 - s) from sqrt(1/2) to sqrt(2), (sin(a)/a - 1) / a^2
@@ -276,9 +277,8 @@ class Noise:
         """
         dtype = _checks.float_dtype("dtype", dtype)
         T, B, H = (_checks.integer(name, n, 0) for name, n in (("T", T), ("B", B), ("H", H)))
-        check(self, T, B)
-        scale = scales(self, H, dtype)
-        blocks = -(-H // (CALLS * WORDS))
+        check_noise(self, T, B, H, dtype)
+        blocks = -(-H // BLOCK)
         counter = (
             np.arange(blocks * CALLS).reshape(blocks, CALLS),
             np.arange(self.first_sequence, self.first_sequence + B)[:, None, None],
@@ -290,11 +290,11 @@ class Noise:
         for w in range(0, WORDS, 2):
             u, v = (tuple(half[i] for half in words) for i in (w, w + 1))
             normal[..., w, :], normal[..., w + 1, :] = box_muller(u, v)
-        return normal.reshape(T, B, blocks * WORDS * CALLS)[..., :H] * scale
+        return normal.reshape(T, B, blocks * BLOCK)[..., :H] * scales(self, H, dtype)
 
 
-def check(noise: Noise, T: int, B: int) -> None:
-    """Raise ValueError if the steps or sequences of a call have no numbers."""
+def check_noise(noise: Noise, T: int, B: int, H: int, dtype: np.dtype) -> None:
+    """Raise ValueError if a call's steps or sequences have no numbers, or units no scale."""
     for name, first, count in (
         ("step", noise.first_step, T),
         ("sequence", noise.first_sequence, B),
@@ -304,9 +304,6 @@ def check(noise: Noise, T: int, B: int) -> None:
                 f"noise: the last {name} has number {first + count - 1}, expected 0 to 2^32 - 1"
             )
 
-
-def scales(noise: Noise, H: int, dtype: np.dtype) -> np.ndarray:
-    """The scale of each of H units."""
     scale = np.asarray(noise.scale)
     if scale.ndim and scale.shape != (H,):
         raise ValueError(
@@ -314,4 +311,8 @@ def scales(noise: Noise, H: int, dtype: np.dtype) -> np.ndarray:
         )
     if scale.size and scale.max() > np.finfo(dtype).max / 16:
         raise ValueError(f"noise has a scale of {scale.max()}, too large for {dtype}")
-    return np.broadcast_to(scale, (H,)).astype(dtype)
+
+
+def scales(noise: Noise, H: int, dtype: np.dtype) -> np.ndarray:
+    """The scale of each of H units."""
+    return np.broadcast_to(noise.scale, (H,)).astype(dtype)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import njit
+from test_threads import always_launch, using
 
 import fastbptt
 from fastbptt import _noise
@@ -62,6 +63,11 @@ def transform(a, b, u, v):
         x, y = kernel.box_muller(load_first(offset(pu, i), n), load_first(offset(pv, i), n))
         store_first(offset(pointer(a), i), x, n)
         store_first(offset(pointer(b), i), y, n)
+
+
+def padded(scale):
+    """With zeros up to whole pairs, as kernels take it."""
+    return np.append(scale, np.zeros(-len(scale) % _noise.PAIR, scale.dtype))
 
 
 def bits(a):
@@ -212,26 +218,35 @@ def test_every_37th_radius_and_angle_of_float32():
 @FLOATS
 @pytest.mark.parametrize("H", [1, 3, 8, 15, 16, 17, 31, 33, 49, 64, 65, 100, 130])
 def test_rows_have_the_references_bits(dtype, H):
-    """Whatever sequences they are of; nothing behind H is written, nor another row."""
+    """Whatever sequences they are of; nothing behind a whole pair is written, nor another row."""
     rng = np.random.default_rng(H)
     scale, seed = rng.uniform(0, 2, H).astype(dtype), 0xFEDCBA9876543210
     noise = fastbptt.Noise(scale, seed, first_step=7, first_sequence=1000)
     index = rng.permutation(9)
     whole = noise.draw(4, 9, H, dtype)
-    out = np.full((7, H + 5), 7, dtype)
+    out = np.full((7, padded(scale).size + 5), 7, dtype)
     for t in range(4):
-        fill(out, H, 6, scale, as_int64(seed), 7 + t, 1000, index)
+        fill(out, H, 6, padded(scale), as_int64(seed), 7 + t, 1000, index)
         np.testing.assert_array_equal(bits(out[:6, :H].copy()), bits(whole[t, index[:6]]))
-        assert (out[:, H:] == 7).all()
+        assert (out[:, -5:] == 7).all()
         assert (out[6] == 7).all()
 
 
 def test_the_last_steps_and_sequences_there_are():
     last = 2**32 - 1
     noise = fastbptt.Noise(1.0, 2**64 - 1, first_step=last, first_sequence=last)
-    out = np.full((1, 20), 7, np.float32)
-    fill(out, 20, 1, np.ones(20, np.float32), as_int64(2**64 - 1), last, last, np.zeros(1, int))
-    np.testing.assert_array_equal(out, noise.draw(1, 1, 20, "float32")[0])
+    out = np.full((1, 32), 7, np.float32)
+    fill(
+        out,
+        20,
+        1,
+        padded(np.ones(20, np.float32)),
+        as_int64(2**64 - 1),
+        last,
+        last,
+        np.zeros(1, int),
+    )
+    np.testing.assert_array_equal(out[:, :20], noise.draw(1, 1, 20, "float32")[0])
 
 
 # Prints the bits of noise from the kernels, for whatever CPU Numba is told to compile for.
@@ -239,12 +254,12 @@ PROGRAM = """
 import json, sys
 sys.path[:0] = sys.argv[1:]
 import numpy as np
-from test_noise import fill, lanes_of
+from test_noise import fill, lanes_of, padded
 found = []
 for dtype in (np.float32, np.float64):
-    out = np.empty((3, 100), dtype)
-    fill(out, 100, 3, np.full(100, 0.3, dtype), 5, 9, 2, np.arange(3))
-    found.append([lanes_of(out), out.tobytes().hex()])
+    out = np.empty((3, 128), dtype)
+    fill(out, 100, 3, padded(np.full(100, 0.3, dtype)), 5, 9, 2, np.arange(3))
+    found.append([lanes_of(out), out[:, :100].tobytes().hex()])
 print(json.dumps(found))
 """
 
@@ -293,6 +308,96 @@ def test_scale_is_for_all_units_or_each(dtype):
     np.testing.assert_array_equal(each, one * scale.astype(dtype))
     assert each.dtype == dtype
     assert not fastbptt.Noise(0.0, 0).draw(5, 4, 3, dtype).any()
+
+
+# In a layer
+
+
+def layer(T, B, I, H, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    params = fastbptt.init_params(I, H, dtype=dtype, seed=rng)
+    return params, rng.standard_normal((T, B, I)).astype(dtype)
+
+
+BACKENDS = pytest.mark.parametrize("backend", ["numba", "numpy"])
+SHAPES = pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 5, 3, 20), (6, 40, 2, 100)], ids=str)
+
+
+@FLOATS
+@BACKENDS
+@SHAPES
+def test_a_layer_adds_what_is_drawn(backend, shape, dtype):
+    """The same bits as an array of it."""
+    T, B, _, H = shape
+    params, x = layer(*shape, dtype)
+    noise = fastbptt.Noise(np.linspace(0, 1, H), 2**63 + 17, first_step=5, first_sequence=3)
+    lengths = np.random.default_rng(1).integers(0, T + 1, B)
+    for options in ({}, {"lengths": lengths}, {"leak": fastbptt.Leak(0.3)}):
+        got = fastbptt.forward(params, x, noise=noise, backend=backend, **options)
+        drawn = noise.draw(T, B, H, dtype)
+        expected = fastbptt.forward(params, x, noise=drawn, backend=backend, **options)
+        np.testing.assert_array_equal(bits(got), bits(expected))
+
+
+@FLOATS
+def test_a_sequences_noise_does_not_depend_on_its_batch_or_on_threads(dtype, monkeypatch):
+    always_launch(monkeypatch.setattr)
+    params, x = layer(20, 64, 40, 50, dtype)
+    noise = fastbptt.Noise(0.5, 1)
+    with using(1):
+        alone = fastbptt.forward(params, x, noise=noise)
+    with using(2):
+        np.testing.assert_array_equal(fastbptt.forward(params, x, noise=noise), alone)
+    for first, last in ((0, 1), (10, 30), (63, 64)):
+        its = noise.at(sequence=first)
+        got = fastbptt.forward(params, x[:, first:last], noise=its)
+        np.testing.assert_array_equal(got, alone[:, first:last])
+
+
+def test_windows_of_time_draw_what_the_whole_draws():
+    params, x = layer(20, 8, 4, 50, "float32")
+    noise = fastbptt.Noise(0.5, 1)
+    whole, h = fastbptt.forward(params, x, noise=noise), None
+    for t in range(0, 20, 7):
+        window = fastbptt.forward(params, x[t : t + 7], h, noise=noise.at(step=t))
+        np.testing.assert_array_equal(window[1:], whole[t + 1 : t + 8])
+        h = np.ascontiguousarray(window[-1])
+
+
+def test_gradients_of_a_noisy_layer_are_finite_differences():
+    """The noise is a constant: the same at every evaluation."""
+    params, x = layer(5, 3, 2, 9, "float64")
+    noise, rng = fastbptt.Noise(0.7, 2), np.random.default_rng(3)
+    d = rng.standard_normal((5, 3, 9))
+
+    def loss(W_h):
+        moved = fastbptt.Params(params.W_x, W_h, params.b)
+        return (fastbptt.forward(moved, x, noise=noise)[1:] * d).sum()
+
+    h = fastbptt.forward(params, x, noise=noise)
+    gradient = fastbptt.backward(params, x, h, d).params.W_h
+    way = rng.standard_normal((9, 9))
+    change = (loss(params.W_h + 1e-6 * way) - loss(params.W_h - 1e-6 * way)) / 2e-6
+    assert change == pytest.approx((gradient * way).sum(), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("noise", "error", "message"),
+    [
+        (0.1, TypeError, "noise is a float, expected a numpy.ndarray or a fastbptt.Noise"),
+        (fastbptt.Noise(np.ones(6), 0), ValueError, r"scale of shape \(6,\), expected \(5,\)"),
+        (fastbptt.Noise(1e39, 0), ValueError, "too large for float32"),
+        (fastbptt.Noise(1, 0, 2**32 - 2), ValueError, "the last step has number 4294967296"),
+        (fastbptt.Noise(1, 0, 0, 2**32 - 1), ValueError, "the last sequence has number"),
+    ],
+)
+@BACKENDS
+def test_wrong_noise_of_a_layer(noise, error, message, backend):
+    params, x = layer(3, 2, 4, 5, "float32")
+    out = np.full((4, 2, 5), 7, np.float32)
+    with pytest.raises(error, match=message):
+        fastbptt.forward(params, x, noise=noise, backend=backend, out=out)
+    assert (out == 7).all()
 
 
 # Statistics: of fixed seeds, so that each test always passes or always fails.  Bounds are five

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from fastbptt._noise import (
     ANGLE,
     ATANH,
+    BLOCK,
     CALLS,
     COS,
     HIGH,
@@ -24,13 +25,13 @@ from fastbptt._noise import (
     LOW,
     MANTISSA,
     MULTIPLIERS,
+    PAIR,
     ROOT_HALF,
     ROUNDS,
     SIN,
     WEYL,
     WORDS,
 )
-from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._simd import (
     INT32,
     INT64,
@@ -40,13 +41,11 @@ from fastbptt.kernels._simd import (
     emit_splat,
     get,
     ir_vector,
-    load_first,
+    load,
     mul,
     offset,
-    store_first,
+    store,
 )
-
-BLOCK = CALLS * WORDS  # units
 
 
 def _philox(builder, counter, keys):
@@ -58,8 +57,8 @@ def _philox(builder, counter, keys):
     low = 0xFFFFFFFF
     for k0, k1 in keys:
         p, q = ((c & low).times_int(m) for m, c in zip(MULTIPLIERS, (c0, c2), strict=True))
-        c0, c1 = (q >> 32) ^ c1 ^ k0, q
-        c2, c3 = (p >> 32) ^ c3 ^ k1, p
+        c0, c1 = q.shifted_right(32) ^ c1 ^ k0, q
+        c2, c3 = p.shifted_right(32) ^ c3 ^ k1, p
     return c0, c1, c2, c3
 
 
@@ -120,7 +119,7 @@ def _halves(builder, x):
     if isinstance(x.type.element, ir.FloatType):
         return (x.bits().value,)
     narrow = ir.VectorType(INT32, x.type.count)
-    return tuple(builder.trunc((x.bits() >> by).value, narrow) for by in (32, 0))
+    return tuple(builder.trunc(x.bits().shifted_right(n).value, narrow) for n in (32, 0))
 
 
 def _uniform(builder, x):
@@ -145,8 +144,8 @@ def _minus_two_log(builder, u):
     exponent = shifted
     if bits == 64:  # 32 bits hold it, and all CPUs shift and convert those
         narrow = ir.VectorType(INT32, u.type.count)
-        exponent = Vec(builder, builder.trunc((shifted >> 32).value, narrow))
-    exponent = builder.ashr(exponent.value, exponent.constant(MANTISSA[bits] - bits + 32).value)
+        exponent = Vec(builder, builder.trunc(shifted.shifted_right(32).value, narrow))
+    exponent = (exponent >> MANTISSA[bits] - bits + 32).value
     m = u.bits().minus_int(power).as_float(u)
     s = (m - u.constant(1.0)) / (m + u.constant(1.0))
     square, s = s * s, s * -4.0
@@ -193,36 +192,32 @@ def box_muller(typingctx, u, v):
     return pair(u, v), emit
 
 
-@inlined
-def put_noise(to, scale, n, z):
-    """to[:n] = scale[:n] z, of one vector."""
-    store_first(to, mul(z, load_first(scale, n)), n)
-
-
 @njit
 def fill_noise(to, stride, rows, H, scale, seed, step, first, index):
     """to[r, :H] = scale times the normal numbers of a step and of sequence first + index[r].
 
-    to : rows of `stride` elements, at least H; nothing is written behind H
-    scale : (H,)
+    The random bits of all rows come first, in the places of the numbers: a core works on as many of
+    its next instructions as it sees at once, and those of other rows wait for nothing.
+
+    to : rows of `stride` elements, room for whole PAIRs of which is written
+    scale : (H,) and zeros up to a whole PAIR
     seed : int64 of the seed's bits
     """
     for r in range(rows):
-        row = offset(to, r * stride)
-        sequence = first + get(index, r)
+        row, sequence = offset(to, r * stride), first + get(index, r)
         for q in range(0, H, BLOCK):
-            for l in range(0, min(CALLS, H - q), LANES(to)):
-                words = draw_words(to, q // WORDS + l, sequence, step, seed)
-                a, b = box_muller(words[0], words[1])
-                u = q + l
-                put_noise(offset(row, u), offset(scale, u), H - u, a)
-                u += CALLS
-                if u < H:
-                    put_noise(offset(row, u), offset(scale, u), H - u, b)
-                u += CALLS
-                if u < H:
-                    a, b = box_muller(words[2], words[3])
-                    put_noise(offset(row, u), offset(scale, u), H - u, a)
-                    u += CALLS
-                    if u < H:
-                        put_noise(offset(row, u), offset(scale, u), H - u, b)
+            for u in range(q, min(q + CALLS, H), LANES(to)):
+                words = draw_words(to, q // WORDS + u - q, sequence, step, seed)
+                store(offset(row, u), words[0])
+                store(offset(row, u + CALLS), words[1])
+                if q + PAIR < H:
+                    store(offset(row, u + PAIR), words[2])
+                    store(offset(row, u + PAIR + CALLS), words[3])
+    for r in range(rows):
+        row = offset(to, r * stride)
+        for q in range(0, H, PAIR):
+            for u in range(q, min(q + CALLS, H), LANES(to)):
+                v = u + CALLS
+                a, b = box_muller(load(offset(row, u)), load(offset(row, v)))
+                store(offset(row, u), mul(a, load(offset(scale, u))))
+                store(offset(row, v), mul(b, load(offset(scale, v))))
