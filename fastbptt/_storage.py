@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save as serialized
 
-from fastbptt._extras import import_extra
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -145,8 +146,7 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
         "model": json.dumps(model.config()),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
-    write = import_extra("safetensors.numpy", "train", "a checkpoint").save
-    replace(path, write({**tensors, **model.parameters()}, metadata))
+    replace(path, serialized({**tensors, **model.parameters()}, metadata))
 
 
 # Reading
@@ -154,7 +154,6 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
 
 def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     """The model, the tensors beside its weights, a training run's progress, and the version."""
-    safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
         found = dict(safetensors.deserialize(content))

@@ -9,24 +9,39 @@ finds it done.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
+from fastbptt._notice import tell_once
+
 Result = TypeVar("Result")
 
+LONG = 1.0  # seconds; who waits longer is told why
+COMPILING = (
+    "fastbptt: compiling the kernels, which takes some seconds, once; "
+    "fastbptt.warmup() does it ahead of time"
+)
+
+_told_otherwise = threading.local()  # `yes` in threads that know
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
 _at_work: set[threading.Thread] = set()  # these threads
 _cut_short = False  # this process was forked in the middle of such work, which no one can finish
 
 
-def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`function` of hashable arguments, with each result computed once and without interruption."""
+def computed_once(
+    function: Callable[..., Result], notice: str | None = None
+) -> Callable[..., Result]:
+    """`function` of hashable arguments, with each result computed once and without interruption.
+
+    Who waits for it for long is shown the notice.
+    """
     results: dict[tuple[Any, ...], Result] = {}
 
     def compute(args: tuple[Any, ...]) -> None:
@@ -36,10 +51,26 @@ def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(function)
     def result(*args: Any) -> Result:
         if args not in results:
-            _aside(compute, args)
+            _aside(compute, args, notice)
         return results[args]
 
     return result
+
+
+def compiled_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """The same for a function that compiles, with a notice that says so."""
+    return computed_once(function, COMPILING)
+
+
+@contextlib.contextmanager
+def without_notice() -> Iterator[None]:
+    """For callers who know what they wait for."""
+    before = getattr(_told_otherwise, "yes", False)
+    _told_otherwise.yes = True
+    try:
+        yield
+    finally:
+        _told_otherwise.yes = before
 
 
 @computed_once
@@ -58,7 +89,9 @@ def import_whole(name: str) -> ModuleType:
         raise
 
 
-def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -> None:
+def _aside(
+    function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...], notice: str | None
+) -> None:
     """`function(args)` in a thread of its own while this one waits; its error is raised here."""
     if threading.current_thread() in _at_work:
         function(args)
@@ -87,6 +120,9 @@ def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -
     except RuntimeError:  # no thread can start, as when the interpreter shuts down
         work()
     else:
+        thread.join(LONG)
+        if notice and thread.is_alive() and not getattr(_told_otherwise, "yes", False):
+            tell_once(notice)
         thread.join()
     if errors:
         raise errors[0]

@@ -1,6 +1,6 @@
 """Estimators for scikit-learn: one number, several numbers or a class for each sequence.
 
-They need scikit-learn: ``pip install "fastbptt[sklearn]"``.
+They need scikit-learn, which the extra "sklearn" installs.
 """
 
 import copy
@@ -287,7 +287,7 @@ class RNNRegressor(RegressorMixin, _Estimator):
         Seeds the initial weights, the order of sequences, dropout and what is held out.  With the
         backend "numba", the same int gives the same bits.
     verbose : bool, default False
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Plots of training histories, of gradients on their way back through time, and of forecasts.
 
-They need matplotlib: ``pip install "fastbptt[plots]"``.  Each draws into the axes it is given, or
+They need matplotlib, which the extra "plots" installs.  Each draws into the axes it is given, or
 into those of a new pyplot figure, and returns them.  Colours differ in brightness too, so that
 lines can be told apart in grey.
 """

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences, _storage
-from fastbptt._extras import import_extra
+from fastbptt._extras import MissingExtraError, import_extra
 from fastbptt._network import Network, Weights
+from fastbptt._notice import tell_once
 from fastbptt._sequences import Sequences
 from fastbptt._stack import States
 from fastbptt.checkpointed import windows
@@ -117,16 +118,15 @@ def fit(
         Stop after so many epochs in a row without a new least validation loss, or training loss
         if there is no validation; the model is given back its weights of the best epoch.
     progress : bool, default True
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
     seed : None, int, numpy.random.Generator or Generators, optional
         Two generators are spawned from it, one for the order of sequences and one for dropout.  The
         same seed gives the same bits, for any number of threads, with the backend "numba"; a
         Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
         from as they are, so that training goes on as if it had not ended.
     checkpoint : path-like, optional
-        File to write at the start and after every epoch; needs the extra "train".  If it exists,
-        training goes on from there, to the same bits as without the interruption, and `seed` is
-        not used.
+        File to write at the start and after every epoch.  If it exists, training goes on from
+        there, to the same bits as without the interruption, and `seed` is not used.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
 
@@ -168,7 +168,10 @@ def fit(
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
     tqdm: Any = None
     if progress:
-        tqdm = import_extra("tqdm.auto", "train", "the progress bar (or progress=False)").tqdm
+        try:
+            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
+        except MissingExtraError as error:
+            tell_once(f"fastbptt: {error}")
 
     before = model.network.vector.copy()
     if checkpoint is not None and os.path.exists(checkpoint):

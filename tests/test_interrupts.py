@@ -104,7 +104,6 @@ class AtLine:
 )
 def test_interrupt_at_any_line(files, stride, tmp_path, monkeypatch):
     """From the first loss to the last epoch's callback; and training goes on to the same bits."""
-    pytest.importorskip("safetensors")
     monkeypatch.setattr(os, "fsync", lambda file: None)  # there are hundreds of files
     data = draw(build(), RAGGED[:4])
     trace: Any = None

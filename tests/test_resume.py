@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_storage import contents, write
 
 from fastbptt import RNN, SGD, Adam, RMSprop, fit, load
-
-pytest.importorskip("safetensors")
-from test_storage import contents, write
 
 GENERATORS = ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"]
 # What JSON may have in the place of anything else.

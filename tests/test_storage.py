@@ -24,9 +24,6 @@ import pytest
 
 import fastbptt
 from fastbptt import RNN, Adam, _storage
-from fastbptt._extras import MissingExtraError
-
-pytest.importorskip("safetensors")
 
 # What is told apart in a file: also signed zeros, subnormals, infinities and NaN.
 ODD = [-0.0, 1e-40, -np.inf, np.nan]
@@ -761,16 +758,3 @@ def test_save_takes_a_model(model, tmp_path):
     with pytest.raises(TypeError, match=f"model is a {type(model).__name__}, expected an RNN"):
         fastbptt.save(model, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_safetensors(tmp_path, monkeypatch):
-    fastbptt.save(build(), tmp_path / "model")
-    for name in ("safetensors", "safetensors.numpy"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for call in (
-        lambda: fastbptt.load(tmp_path / "model"),
-        lambda: fastbptt.save(build(), tmp_path / "another"),
-    ):
-        with pytest.raises(MissingExtraError, match=re.escape('pip install "fastbptt[train]"')):
-            call()
-    assert os.listdir(tmp_path) == ["model"]

@@ -190,7 +190,6 @@ def test_learns_classes():
 @pytest.mark.parametrize("number", [np.float32, np.float64, np.asarray])
 def test_a_loss_of_ones_own(number, tmp_path):
     """Its value may be a NumPy number; a callable object has no name."""
-    pytest.importorskip("safetensors")
 
     class Loss:
         def __call__(self, y, target, mask):

@@ -9,7 +9,7 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
-from fastbptt._uninterrupted import computed_once
+from fastbptt._uninterrupted import compiled_once, without_notice
 from fastbptt.kernels import _compiling, _threads
 from fastbptt.kernels._activation import CODES
 from fastbptt.kernels._blocking import plan_backward, plan_forward
@@ -298,13 +298,13 @@ def _compile(entry, worker, declared, task, dtype, plan):
     return only.entry_point, compiled.address
 
 
-@computed_once
+@compiled_once
 def _compiled_forward(dtype):
     plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
     return _compile(_forward, _forward_worker, ForwardCall, ForwardTask, dtype, plan)
 
 
-@computed_once
+@compiled_once
 def _compiled_backward(dtype):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
     return _compile(_backward, _backward_worker, BackwardCall, BackwardTask, dtype, plan)
@@ -462,7 +462,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
-    _compiled_forward(dtype)
-    _compiled_backward(dtype)
-    _threads.warmup()
+    with without_notice():
+        _compiled_forward(dtype)
+        _compiled_backward(dtype)
+        _threads.warmup()
     _compiling.warn_of_troubles()
