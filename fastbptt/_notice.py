@@ -13,12 +13,12 @@ def tell_once(notice: str) -> None:
     if notice in _told or not _is_watched(stream):
         return
     _told.add(notice)
-    bars: Any = sys.modules.get("tqdm")
+    bar: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with contextlib.suppress(OSError, ValueError):  # it was closed meanwhile
-        if bars is None:
+        if bar is None:
             print(notice, file=stream)
         else:
-            bars.tqdm.write(notice, file=stream)  # not into the middle of a progress bar
+            bar.write(notice, file=stream)  # not into the middle of a progress bar
         stream.flush()
 
 

@@ -29,19 +29,15 @@ COMPILING = (
     "fastbptt.warmup() does it ahead of time"
 )
 
-_told_otherwise = threading.local()  # `yes` in threads that know
+compiling = threading.Event()  # set once anything is compiled, rather than loaded from the disk
+_told_otherwise = threading.local()  # `yes` in threads that know what they wait for
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
 _at_work: set[threading.Thread] = set()  # these threads
 _cut_short = False  # this process was forked in the middle of such work, which no one can finish
 
 
-def computed_once(
-    function: Callable[..., Result], notice: str | None = None
-) -> Callable[..., Result]:
-    """`function` of hashable arguments, with each result computed once and without interruption.
-
-    Who waits for it for long is shown the notice.
-    """
+def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function` of hashable arguments, with each result computed once and without interruption."""
     results: dict[tuple[Any, ...], Result] = {}
 
     def compute(args: tuple[Any, ...]) -> None:
@@ -51,20 +47,15 @@ def computed_once(
     @functools.wraps(function)
     def result(*args: Any) -> Result:
         if args not in results:
-            _aside(compute, args, notice)
+            _aside(compute, args)
         return results[args]
 
     return result
 
 
-def compiled_once(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The same for a function that compiles, with a notice that says so."""
-    return computed_once(function, COMPILING)
-
-
 @contextlib.contextmanager
 def without_notice() -> Iterator[None]:
-    """For callers who know what they wait for."""
+    """Callers within know what they wait for."""
     before = getattr(_told_otherwise, "yes", False)
     _told_otherwise.yes = True
     try:
@@ -89,9 +80,7 @@ def import_whole(name: str) -> ModuleType:
         raise
 
 
-def _aside(
-    function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...], notice: str | None
-) -> None:
+def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -> None:
     """`function(args)` in a thread of its own while this one waits; its error is raised here."""
     if threading.current_thread() in _at_work:
         function(args)
@@ -120,9 +109,12 @@ def _aside(
     except RuntimeError:  # no thread can start, as when the interpreter shuts down
         work()
     else:
-        thread.join(LONG)
-        if notice and thread.is_alive() and not getattr(_told_otherwise, "yes", False):
-            tell_once(notice)
+        if not getattr(_told_otherwise, "yes", False):
+            thread.join(LONG)
+            while thread.is_alive() and not compiling.is_set():
+                thread.join(LONG)
+            if thread.is_alive():
+                tell_once(COMPILING)
         thread.join()
     if errors:
         raise errors[0]

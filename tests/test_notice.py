@@ -15,13 +15,14 @@ import pytest
 import fastbptt
 from fastbptt import _notice, _uninterrupted
 from fastbptt._notice import tell_once
-from fastbptt._uninterrupted import COMPILING, compiled_once, computed_once, without_notice
+from fastbptt._uninterrupted import COMPILING, computed_once, without_notice
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """As in a process in which nothing has been said."""
     monkeypatch.setattr(_notice, "_told", set())
+    monkeypatch.setattr(_uninterrupted, "compiling", threading.Event())
 
 
 class Terminal(io.StringIO):
@@ -90,48 +91,65 @@ def impatient(monkeypatch):
     monkeypatch.setattr(_uninterrupted, "LONG", 0.02)
 
 
-def waiting(seconds):
-    """A function that takes so long."""
-    return lambda: time.sleep(seconds)
+def compiles(seconds):
+    """A function that does so for so long."""
+
+    def work(*args):
+        _uninterrupted.compiling.set()
+        time.sleep(seconds)
+
+    return computed_once(work)
+
+
+def until_told():
+    """What compiles until somebody has been told, for half a minute at most."""
+    time.sleep(0.05)  # what comes before
+    _uninterrupted.compiling.set()
+    late = time.monotonic() + 30
+    while not _notice._told and time.monotonic() < late:
+        time.sleep(0.01)
 
 
 def test_a_long_compilation(impatient):
     with terminal() as shown:
-        for _ in range(2):
-            compiled_once(waiting(0.2))()
+        computed_once(until_told)()
+        compiles(0.1)()
     assert shown.getvalue() == f"{COMPILING}\n"
     assert "fastbptt.warmup()" in COMPILING
 
 
-def test_a_short_one_and_an_import(monkeypatch):
+def test_a_short_one_and_loading(monkeypatch):
     with terminal() as shown:
-        compiled_once(waiting(0))()
+        compiles(0)()
+        monkeypatch.setattr(_uninterrupted, "compiling", threading.Event())
         monkeypatch.setattr(_uninterrupted, "LONG", 0.02)
-        computed_once(waiting(0.1))()
+        computed_once(lambda: time.sleep(0.1))()
     assert shown.getvalue() == ""
 
 
 def test_callers_who_know(impatient):
     with terminal() as shown:
         with without_notice(), without_notice():
-            compiled_once(waiting(0.1))()
+            compiles(0.1)()
         with pytest.raises(OSError, match="as if"), without_notice():
             raise OSError("as if")
         assert shown.getvalue() == ""
         with without_notice():  # another thread knows nothing of it
-            thread = threading.Thread(target=compiled_once(waiting(0.2)))
+            thread = threading.Thread(target=computed_once(until_told))
             thread.start()
             thread.join()
         assert shown.getvalue() == f"{COMPILING}\n"
 
 
 def test_the_error_is_still_the_callers(impatient):
+    @computed_once
     def fail():
+        _uninterrupted.compiling.set()
         time.sleep(0.1)
         raise OSError("as if")
 
     with terminal(), pytest.raises(OSError, match="as if"):
-        compiled_once(fail)()
+        fail()
 
 
 def test_warmup_says_nothing(impatient, monkeypatch):
@@ -142,7 +160,7 @@ def test_warmup_says_nothing(impatient, monkeypatch):
         (_drivers, "_compiled_backward"),
         (_threads, "_compiled_loop"),
     ):
-        monkeypatch.setattr(module, name, compiled_once(lambda *args: time.sleep(0.1)))
+        monkeypatch.setattr(module, name, compiles(0.1))
     with terminal() as shown:
         fastbptt.warmup()
     assert shown.getvalue() == ""
@@ -183,4 +201,4 @@ def run_on_terminal(long, cache):
 
 def test_the_first_call_on_a_terminal(tmp_path):
     assert run_on_terminal(0.2, tmp_path) == ("(2, 1, 2)\n", f"{COMPILING}\n")
-    assert run_on_terminal(20, tmp_path) == ("(2, 1, 2)\n", "")
+    assert run_on_terminal(0.001, tmp_path) == ("(2, 1, 2)\n", "")  # loaded

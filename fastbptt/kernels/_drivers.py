@@ -9,7 +9,7 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
-from fastbptt._uninterrupted import compiled_once, without_notice
+from fastbptt._uninterrupted import computed_once, without_notice
 from fastbptt.kernels import _compiling, _threads
 from fastbptt.kernels._activation import CODES
 from fastbptt.kernels._blocking import plan_backward, plan_forward
@@ -298,13 +298,13 @@ def _compile(entry, worker, declared, task, dtype, plan):
     return only.entry_point, compiled.address
 
 
-@compiled_once
+@computed_once
 def _compiled_forward(dtype):
     plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
     return _compile(_forward, _forward_worker, ForwardCall, ForwardTask, dtype, plan)
 
 
-@compiled_once
+@computed_once
 def _compiled_backward(dtype):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
     return _compile(_backward, _backward_worker, BackwardCall, BackwardTask, dtype, plan)

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from fastbptt._uninterrupted import compiled_once
+from fastbptt._uninterrupted import computed_once
 from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._simd import (
@@ -192,7 +192,7 @@ def _parallel_loop(source):
     return launch
 
 
-@compiled_once
+@computed_once
 def _compiled_loop():
     numba.get_num_threads()  # starts Numba's threads
     size = types.intp
