@@ -225,7 +225,8 @@ def train(
     optimizer = Adam(LEARNING_RATE)
 
     def decay(_: RNN, history: History) -> None:
-        optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * len(history.loss) / epochs)) / 2
+        done = len(history.loss)
+        optimizer.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
 
     x, y = inputs(months * np.exp(rng.uniform(-SCALING, SCALING, (len(months), 1))))
     return fit(
