@@ -35,8 +35,9 @@ FilePath = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
-# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
-VERSION = 2
+# Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
+# and settings had other names.  Models alone are still 1.
+VERSION = 3
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's

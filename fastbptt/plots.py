@@ -54,10 +54,10 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     best = getattr(history, "best_epoch", None)
     if best is not None:
-        value = (history.validation_loss or history.loss)[best]
+        value = (history.validation_loss or history.loss)[best - 1]
         ax.plot(
-            best + 1, value, color="black", marker="o", markersize=8, markerfacecolor="white",
-            markeredgewidth=1.6, linestyle="none", label=f"best epoch: {best + 1}",
+            best, value, color="black", marker="o", markersize=8, markerfacecolor="white",
+            markeredgewidth=1.6, linestyle="none", label=f"best epoch: {best}",
         )  # fmt: skip
     if all(loss > 0 for loss in (*history.loss, *history.validation_loss)):
         ax.set_yscale("log")

@@ -31,7 +31,7 @@ def decay(optimizer, interrupted_after=None, by="callback"):
     """A callback that changes the learning rate, and may end the training."""
 
     def callback(model, history):
-        optimizer.lr *= 0.9
+        optimizer.learning_rate *= 0.9
         if len(history.loss) == interrupted_after:
             if by == "callback":
                 return True
@@ -161,7 +161,7 @@ def test_divergence_after_going_on(tmp_path):
     fit(model, data, epochs=2, checkpoint=tmp_path / "run")
     again = build(hidden_size=16)
     data[0][0][...] = np.nan
-    with pytest.raises(FloatingPointError, match="in epoch 2, batch 0;"):
+    with pytest.raises(FloatingPointError, match="in epoch 3, batch 1;"):
         fit(again, data, epochs=4, checkpoint=tmp_path / "run")
     assert bits(again) == bits(model)
     assert bits(again) == bits(fastbptt.load(tmp_path / "run"))
@@ -188,8 +188,8 @@ OTHERS = [
     ({"output": "all"}, {}, "output = 'last', expected 'all'"),
     ({"dtype": "float32"}, {}, "dtype = 'float64', expected 'float32'"),
     ({}, {"optimizer": SGD(0.01)}, "optimizer = 'Adam', expected 'SGD'"),
-    ({}, {"optimizer": Adam(0.5)}, "lr = 0.001, expected 0.5"),
-    ({}, {"optimizer": Adam(beta1=0.5)}, "beta1 = 0.9, expected 0.5"),
+    ({}, {"optimizer": Adam(0.5)}, "learning_rate = 0.001, expected 0.5"),
+    ({}, {"optimizer": Adam(beta_1=0.5)}, "beta_1 = 0.9, expected 0.5"),
     ({}, {"loss": "ssr"}, "loss = 'mse', expected 'ssr'"),
     ({}, {"loss": functools.partial(losses.bce)}, "loss = 'mse', expected 'bce'"),
     ({}, {"batch_size": 3}, "batch_size = 32, expected 3"),

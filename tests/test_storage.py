@@ -143,7 +143,7 @@ def test_training(tmp_path):
     best, progress = model.network.vector + 1, {"epoch": 3, "loss": [0.1, 1 / 3], "none": None}
     _storage.save_training(path, model, optimizer, best, progress)
     got, state, got_best, got_progress = _storage.load_training(path)
-    assert contents(path)[1]["version"] == "2"
+    assert contents(path)[1]["version"] == "3"
     assert_same(got, model)
     assert state.keys() == optimizer.state().keys()
     for name, a in optimizer.state().items():
@@ -619,7 +619,7 @@ def changed(path, change):
     write(path, tensors, metadata)
 
 
-@pytest.mark.parametrize("version", ["3", "10", "1.5", "", None], ids=str)
+@pytest.mark.parametrize("version", ["4", "10", "1.5", "", None], ids=str)
 def test_a_later_version(version, tmp_path):
     """Whatever else it holds."""
 
@@ -631,7 +631,7 @@ def test_a_later_version(version, tmp_path):
             metadata["version"] = version
 
     changed(tmp_path / "model", change)
-    refused(tmp_path / "model", f"has format version '{version or ''}', expected 2 or earlier")
+    refused(tmp_path / "model", f"has format version '{version or ''}', expected 3 or earlier")
 
 
 @pytest.mark.parametrize("name", list(build().parameters()))
