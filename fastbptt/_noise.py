@@ -32,6 +32,7 @@ ROUNDS = 10
 CALLS, WORDS = 16, 4
 BLOCK, PAIR = CALLS * WORDS, CALLS * 2  # units of all words, and of two
 HIGH, LOW = 0, 1
+LAYER = 2  # no half: the call's words 0 and 1 are the seed of another layer
 
 # (atanh(s)/s - 1) / s^2 for m = (1 + s) / (1 - s) from sqrt(1/2) to sqrt(2), (sin(a)/a - 1) / a^2
 # and (cos(a) - 1) / a^2 for |a| <= pi/4, as polynomials in s^2 and a^2, lowest power first.
@@ -261,6 +262,23 @@ class Noise:
         return dataclasses.replace(
             self, first_step=self.first_step + step, first_sequence=self.first_sequence + sequence
         )
+
+    def of_layer(self, number: int) -> Noise:
+        """The noise of a layer of a stack: this one's for layer 0, others of the same scale.
+
+        Parameters
+        ----------
+        number : int
+            0 to 2^32 - 1.
+
+        Returns
+        -------
+        Noise
+        """
+        if number == 0:
+            return self
+        low, high, *_ = philox((number, 0, 0, LAYER), self.seed)
+        return dataclasses.replace(self, seed=int(high) << 32 | int(low))
 
     def draw(self, T: int, B: int, H: int, dtype: Any = "float64") -> np.ndarray:
         """The numbers that a layer of H units adds in T steps of B sequences.

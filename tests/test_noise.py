@@ -19,6 +19,7 @@ from test_threads import always_launch, using
 
 import fastbptt
 from fastbptt import _noise
+from fastbptt._stack import Stack
 from fastbptt.kernels import _noise as kernel
 from fastbptt.kernels._simd import LANES, load_first, offset, pointer, store, store_first
 
@@ -379,6 +380,43 @@ def test_gradients_of_a_noisy_layer_are_finite_differences():
     way = rng.standard_normal((9, 9))
     change = (loss(params.W_h + 1e-6 * way) - loss(params.W_h - 1e-6 * way)) / 2e-6
     assert change == pytest.approx((gradient * way).sum(), rel=1e-7)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_checkpoints_draw_the_same_noise_again(last):
+    params, x = layer(23, 6, 4, 20, "float64")
+    noise = fastbptt.Noise(0.5, 8, first_step=2**32 - 23)
+    h = fastbptt.forward(params, x, noise=noise)
+    dh = h[-1] if last else h[1:]
+    expected = fastbptt.backward(params, x, h, dh)
+    checkpoints = fastbptt.forward_checkpointed(params, x, noise=noise)
+    np.testing.assert_array_equal(checkpoints.h, [*h[:23:5], h[23]])
+    got = fastbptt.backward_checkpointed(params, x, checkpoints, dh, noise=noise)
+    for a, b in zip((*got.params, got.x, got.h0), (*expected.params, expected.x, expected.h0),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+    wrong: dict = {"noise": noise.draw(1, 6, 20)}
+    with pytest.raises(TypeError, match="noise is a ndarray, expected"):
+        fastbptt.forward_checkpointed(params, x, **wrong)
+
+
+def test_layers_of_a_stack_draw_their_own():
+    noise = fastbptt.Noise(0.5, 12, first_step=3, first_sequence=4)
+    assert noise.of_layer(0) is noise
+    draws = [noise.of_layer(i).draw(50, 20, 100).ravel() for i in range(4)]
+    for i, a in enumerate(draws):
+        for b in draws[:i]:
+            assert abs((a * b).mean()) < 5 * 0.25 / math.sqrt(a.size)
+    other = noise.of_layer(2)
+    assert (other.scale, other.first_step, other.first_sequence) == (0.5, 3, 4)
+    rng = np.random.default_rng(0)
+    params, x = layer(9, 5, 4, 20, "float64")
+    above = fastbptt.init_params(20, 20, dtype="float64", seed=rng)
+    passed = Stack([params, above]).forward(x, noise=noise)
+    first = fastbptt.forward(params, x, noise=noise)
+    np.testing.assert_array_equal(passed.h[0], first)
+    second = fastbptt.forward(above, first[1:], noise=noise.of_layer(1))
+    np.testing.assert_array_equal(passed.h[1], second)
 
 
 @pytest.mark.parametrize(
