@@ -17,18 +17,13 @@ Rows = np.ndarray | Sequences  # as targets are: (N, ...) for output "last", ste
 
 
 def read_weights(
-    sample_weight: Any,
-    class_weight: Any,
-    x: Sequences,
-    y: Rows,
-    size: int,
-    loss: Criterion,
+    sample_weight: Any, x: Sequences, y: Rows, size: int, loss: Criterion
 ) -> Rows | None:
     """The weights of a data set's rows, or of their elements; None if all count alike.
 
     Parameters
     ----------
-    sample_weight, class_weight
+    sample_weight
         As for :func:`fastbptt.fit`.
     x, y
         Inputs and targets, as :mod:`fastbptt._sequences` made them.
@@ -37,42 +32,50 @@ def read_weights(
     loss : Criterion
         The class that it ignores has weight 0.
     """
-    for name, given in (("sample_weight", sample_weight), ("class_weight", class_weight)):
-        if given is not None and not loss.takes_weights:
-            raise ValueError(
-                f"{name} is given, expected a loss with weights: {loss.name} has no parameter "
-                "'weight'"
-            )
-    dtype, of_steps, found = x.steps.dtype, isinstance(y, Sequences), None
-    rows = y.counted() if isinstance(y, Sequences) else y
-    classes = rows if rows.dtype.kind == "i" else None
+    dtype, rows, found = x.steps.dtype, _rows(y), None
     if sample_weight is not None:
+        _check_loss("sample_weight", loss)
         elements = rows.ndim == 2 and not loss.of_rows
-        found = _of_samples(sample_weight, x, of_steps, size, elements)
+        found = _of_samples(sample_weight, x, isinstance(y, Sequences), size, elements)
         with np.errstate(over="ignore"):
             found = found.astype(dtype)
-        if found.size and not (found.min() >= 0 and found.max() < np.inf):
-            raise ValueError(
-                f"sample_weight has values from {found.min()} to {found.max()}, expected at least "
-                f"0 and finite as {dtype}"
-            )
+        _check_values("sample_weight", found)
         _check_some(found, "sample_weight is 0 wherever it counts, expected a value above 0")
-    if classes is not None and loss.ignored is not None and (classes == loss.ignored).any():
-        kept = classes != loss.ignored
-        classes = np.where(kept, classes, 0)
+    if loss.ignored is not None and rows.dtype.kind == "i" and (rows == loss.ignored).any():
+        kept = rows != loss.ignored
         found = kept.astype(dtype) if found is None else found * kept
         _check_some(found, f"y has weight for none but the ignored class {loss.ignored}")
-    if class_weight is not None:
-        if classes is None and rows.shape[1:] == (1,) and np.isin(rows, (0, 1)).all():
-            classes = rows[:, 0].astype(np.int64)
-        if classes is None:
-            raise ValueError("class_weight is given, expected y of integer classes, or of 0 and 1")
-        found = np.ones(len(rows), dtype) if found is None else found
-        found = found * _of_classes(class_weight, max(size, 2), classes, found)
-        _check_some(found, "class_weight is 0 for each class that counts, expected one above 0")
-    if found is None or not of_steps:
-        return found
-    return Sequences(found, np.cumsum(x.lengths) - x.lengths, x.lengths)
+    return None if found is None else _like(y, found)
+
+
+def times_class_weight(
+    class_weight: Any, weight: Rows | None, y: Rows, size: int, dtype: Any, loss: Criterion
+) -> Rows:
+    """The weights of rows times those of their classes.
+
+    Parameters
+    ----------
+    class_weight
+        As for :func:`fastbptt.fit`.
+    weight
+        What :func:`read_weights` returned.
+    y
+        Targets, as :mod:`fastbptt._sequences` made them.
+    size : int
+        O.
+    dtype : numpy.dtype
+    loss : Criterion
+    """
+    _check_loss("class_weight", loss)
+    rows = _rows(y)
+    found = np.ones(len(rows), dtype) if weight is None else _rows(weight)
+    if rows.shape[1:] == (1,) and np.isin(rows, (0, 1)).all():
+        rows = rows[:, 0].astype(np.int64)
+    if rows.dtype.kind != "i":
+        raise ValueError("class_weight is given, expected y of integer classes, or of 0 and 1")
+    found = found * _of_classes(class_weight, max(size, 2), np.where(found > 0, rows, 0), found)
+    _check_some(found, "class_weight is 0 for each class that counts, expected one above 0")
+    return _like(y, found)
 
 
 def total_weight(rows: int, lengths: np.ndarray | None, weight: np.ndarray | None) -> float:
@@ -102,7 +105,7 @@ def _of_samples(given: Any, x: Sequences, of_steps: bool, size: int, elements: b
     elif elements:
         wanted += " or (N, O)"
     wanted += f" with N = {N}" + (f" and O = {size}" if elements else "")
-    if of_steps and isinstance(given, (list, tuple)) and any(np.ndim(a) for a in given):
+    if of_steps and isinstance(given, (list, tuple)) and any(hasattr(a, "__len__") for a in given):
         each = [real(f"{name}[{i}]", a) for i, a in enumerate(given)]
         check_same_lengths(name, [len(a) if a.ndim else 0 for a in each], x)
         shapes = {a.shape[1:] for a in each}
@@ -153,11 +156,35 @@ def _of_classes(given: Any, count: int, classes: np.ndarray, weight: np.ndarray)
             )
     with np.errstate(over="ignore"):
         found = found.astype(weight.dtype)
-    if not (found.min() >= 0 and found.max() < np.inf):
-        raise ValueError(
-            f"{name} has values from {found.min()} to {found.max()}, expected at least 0 and finite"
-        )
+    _check_values(name, found)
     return found[classes]
+
+
+def _rows(a: Rows) -> np.ndarray:
+    return a.counted() if isinstance(a, Sequences) else a
+
+
+def _like(y: Rows, weight: np.ndarray) -> Rows:
+    """Weights of the rows that count, for minibatches of the same sequences as y's."""
+    if not isinstance(y, Sequences):
+        return weight
+    return Sequences(weight, np.cumsum(y.lengths) - y.lengths, y.lengths)
+
+
+def _check_loss(name: str, loss: Criterion) -> None:
+    if not loss.takes_weights:
+        raise ValueError(
+            f"{name} is given, expected a loss with weights: {loss.name} has no parameter 'weight'"
+        )
+
+
+def _check_values(name: str, found: np.ndarray) -> None:
+    low, high = found.min(initial=0), found.max(initial=0)
+    if not (low >= 0 and high < np.inf):
+        raise ValueError(
+            f"{name} has values from {low} to {high}, expected at least 0 and finite in "
+            f"{found.dtype}"
+        )
 
 
 def _check_some(found: np.ndarray, message: str) -> None:

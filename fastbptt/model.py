@@ -218,12 +218,11 @@ class RNN:
         lengths: Any,
         loss: Criterion,
         sample_weight: Any = None,
-        class_weight: Any = None,
     ) -> tuple[Sequences, Rows, Rows | None]:
         """A data set's inputs, targets and weights, checked and converted."""
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        weight = read_weights(sample_weight, class_weight, data, target, self.output_size, loss)
+        weight = read_weights(sample_weight, data, target, self.output_size, loss)
         return data, target, weight
 
     def evaluate_sequences(

@@ -19,7 +19,7 @@ from fastbptt._network import Network, Weights
 from fastbptt._penalties import coefficients, frozen_names, penalize
 from fastbptt._sequences import Sequences
 from fastbptt._stack import States
-from fastbptt._weights import Rows, total_weight
+from fastbptt._weights import Rows, times_class_weight, total_weight
 from fastbptt.checkpointed import windows
 from fastbptt.model import RNN, Mean, find_loss
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
@@ -389,9 +389,12 @@ class Run:
         self.l1, self.l2 = coefficients("l1", l1, names), coefficients("l2", l2, names)
         self.activity_l2 = _checks.number("activity_l2", activity_l2)
         self.frozen = frozen_names(frozen, names)
-        self.x, self.y, self.weight = model.read(
-            x, y, lengths, criterion, sample_weight, class_weight
-        )
+        self.x, self.y, self.weight = model.read(x, y, lengths, criterion, sample_weight)
+        if class_weight is not None:
+            self.weight = times_class_weight(
+                class_weight, self.weight, self.y, model.output_size, model.network.vector.dtype,
+                criterion,
+            )  # fmt: skip
         self.sequences = len(self.x)
         if self.sequences == 0:
             raise ValueError("x holds no sequence, expected at least one")
