@@ -75,19 +75,19 @@ def test_whole_arrays_are_batch_major(output, names):
     model, seen = build(output=output), []
     x, y = draw(model, RAGGED)
     weight = np.arange(1.0, 1 + len(x))
+
+    def with_mask(y, target, mask):
+        seen.append((y, target, mask))
+        return own_masked_mse(y, target, mask)
+
+    def with_both(y, target, mask, weight):
+        seen.append((y, target, mask, weight))
+        return own_whole_mse(y, target, mask=mask, weight=weight)
+
     if "weight" in names:
-
-        def loss(y, target, mask, weight):
-            seen.append((y, target, mask, weight))
-            return own_whole_mse(y, target, mask=mask, weight=weight)
+        model.loss_and_grads(x, y, loss=with_both, sample_weight=weight)
     else:
-
-        def loss(y, target, mask):
-            seen.append((y, target, mask))
-            return own_masked_mse(y, target, mask)
-
-    given = {"sample_weight": weight} if "weight" in names else {}
-    model.loss_and_grads(x, y, loss=loss, **given)
+        model.loss_and_grads(x, y, loss=with_mask)
     N, T = len(x), max(RAGGED)
     leading = (N, T) if output == "all" else (N,)
     (outputs, target, mask, *its), *_ = seen

@@ -1,6 +1,7 @@
 """Weights of sequences, steps, elements and classes: against data that occur so often."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_weights_of_1_change_no_bit(output, loss):
 # Classes
 
 
-def draw_classes(output):
+def draw_classes(output) -> Any:
     model = build(output=output)
     x, y = draw(model, RAGGED)
     return model, x, y.argmax(axis=1) if output == "last" else [a.argmax(axis=1) for a in y]
