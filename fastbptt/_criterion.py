@@ -23,6 +23,9 @@ class Criterion:
     Attributes
     ----------
     name : str
+    compute : callable
+        ``compute(y, target, mask=None, weight=None) -> (value, dy)`` with y (B, O) or (T, B, O),
+        target and weight as y or without the axis O, and mask (T, B).
     reduction : {"mean", "sum"}
     takes_classes : bool or None
         Whether targets may be integers without the axis O; None if they may where O is above 1.
@@ -34,6 +37,7 @@ class Criterion:
     """
 
     name: str
+    compute: Callable[..., tuple[float, np.ndarray]]
     reduction: str
     takes_classes: bool | None
     takes_weights: bool
@@ -46,53 +50,26 @@ class Criterion:
         inner, settings = loss, {}
         while isinstance(inner, functools.partial):
             inner, settings = inner.func, {**inner.keywords, **settings}
-        self._function, self._ours = loss, inner in LOSSES.values()
+        self._function, ours = loss, inner in LOSSES.values()
+        self.compute = loss if ours else self._own
         self.name = attribute(loss, "__name__", type(loss).__name__)
-        if self._ours and settings:
+        if ours and settings:
             self.name += f"({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
         self.reduction = reduction(loss)
-        self.takes_classes = attribute(loss, "takes_classes", False if self._ours else None)
-        self._given = OPTIONAL if self._ours else _wanted(loss, self.name)
+        self.takes_classes = attribute(loss, "takes_classes", False if ours else None)
+        self._given = OPTIONAL if ours else _wanted(loss, self.name)
         self.takes_weights = "weight" in self._given
         self.of_rows = inner is cross_entropy
         self.ignored = settings.get("ignored", IGNORED) if self.of_rows else None
 
-    def __call__(
+    def _own(
         self,
         y: np.ndarray,
         target: np.ndarray,
         mask: np.ndarray | None = None,
         weight: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """The loss and its gradient.
-
-        Parameters
-        ----------
-        y : ndarray, (B, O) or (T, B, O)
-        target : ndarray
-            As y, or without the axis O.
-        mask : ndarray of bool, (T, B), optional
-        weight : ndarray, as y or without the axis O, optional
-
-        Returns
-        -------
-        value : float
-        dy : ndarray, of the shape and dtype of y
-        """
-        if not self._ours:
-            return self._own(y, target, mask, weight)
-        if weight is None:
-            return self._function(y, target, mask)
-        return self._function(y, target, mask, weight)
-
-    def _own(
-        self,
-        y: np.ndarray,
-        target: np.ndarray,
-        mask: np.ndarray | None,
-        weight: np.ndarray | None,
-    ) -> tuple[float, np.ndarray]:
-        """The same for a user's function: batch-major, and padding is left out."""
+        """Call a user's function: batch-major, and padding is left out."""
         of_steps = y.ndim == 3
 
         def turned(a: np.ndarray) -> np.ndarray:

@@ -30,8 +30,9 @@ def coefficients(argument: str, given: Any, names: Iterable[str]) -> dict[str, f
     names = [*names]
     if not isinstance(given, Mapping):
         value = _checks.number(argument, given)
-        chosen = [n for n in names if n.rpartition(".")[2] not in BIASES]
-        return dict.fromkeys(chosen, value) if value else {}
+        if value == 0:
+            return {}
+        return {n: value for n in names if n.rpartition(".")[2] not in BIASES}
     found: dict[str, float] = {}
     for key, each in given.items():
         value = _checks.number(f"{argument}[{key!r}]", each)

@@ -254,10 +254,10 @@ class Stack:
         (T, L - 1, B, D H) if the outputs are kept, (T, 1, B, D H) if all between is, else
         (T, L, B, D H).
         """
+        if rng is None or not (self.dropout or self.output_dropout):
+            return None
         shares = [self.dropout] * (self.num_layers - 1) if self.dropout else []
         shares += [self.output_dropout] if self.output_dropout else []
-        if rng is None or not shares:
-            return None
         # Step by step, so that window by window the same is drawn as at once.
         shape = len(x), len(shares), x.shape[1], self.directions * self.hidden_size
         return rng.random(shape, np.float32) >= np.array(shares, np.float32)[:, None, None]

@@ -236,7 +236,7 @@ class RNN:
                 lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
                 mask = np.arange(len(its_y))[:, np.newaxis] < lengths
             its_weight = None if weight is None else weight[index]
-            value, _ = loss(its_y, y[index], mask, its_weight)
+            value, _ = loss.compute(its_y, y[index], mask, its_weight)
             mean.add(value, total_weight(rows, lengths, its_weight))
         return mean.value
 
@@ -280,7 +280,7 @@ class RNN:
         before = self._check_state(state, checkpointed, shape)
         index, gradient = np.arange(len(data)), self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), loss,
+            data[index], target[index], data.lengths_of(index), loss.compute,
             weight=None if weight is None else weight[index], state=before, rng=rng,
             checkpointed=checkpointed, out=gradient,
         )  # fmt: skip

@@ -151,8 +151,8 @@ def fit(
         biases; or of those named: names are those of :meth:`fastbptt.RNN.parameters`, or their
         beginning or end at a dot, such as "layers.0" or "W_h".
     activity_l2 : float, default 0.0
-        Penalty of this times the mean of h² over the steps of a minibatch that count and the units
-        of all layers; `sample_weight` does not matter.
+        Penalty of this times the mean of h² over a minibatch's steps that count, or those of a
+        window of `truncate`, whatever their weight, and over the units of all layers.
     frozen : str or iterable of str, default ()
         Names, as for `l1`, of weights that stay as they are, to the bit.
     truncate : int, optional
@@ -461,7 +461,7 @@ class Run:
         """
         network, (x, y, lengths, weight) = self.model.network, minibatch
         value, gradient, after = network.loss_and_gradient(
-            x, y, lengths, self.loss, weight=weight, state=state, rng=self.generators.dropout,
+            x, y, lengths, self.loss.compute, weight=weight, state=state, rng=self.generators.dropout,
             checkpointed=self.memory == "checkpointed", activity_l2=self.activity_l2,
             out=self.gradient,
         )  # fmt: skip

@@ -159,7 +159,7 @@ def test_rows_of_weight_0_are_not_given():
 
 def test_where_no_row_counts_it_is_not_called():
     criterion = Criterion(lambda y, target: pytest.fail("called"))
-    value, dy = criterion(np.ones((3, 2, O)), np.ones((3, 2, O)), np.zeros((3, 2), bool))
+    value, dy = criterion.compute(np.ones((3, 2, O)), np.ones((3, 2, O)), np.zeros((3, 2), bool))
     assert value == 0.0
     np.testing.assert_array_equal(dy, np.zeros((3, 2, O)))
 
@@ -272,7 +272,7 @@ def test_what_may_not_come_back(output, change, error, words):
 
 @pytest.mark.parametrize("number", [int, np.float32, np.float64, np.asarray, np.bool_])
 def test_values_may_be_any_number(number):
-    value, _ = Criterion(lambda y, t: (number(1), y))(np.ones((2, 1)), np.ones((2, 1)))
+    value, _ = Criterion(lambda y, t: (number(1), y)).compute(np.ones((2, 1)), np.ones((2, 1)))
     assert type(value) is float
     assert value == 1
 

@@ -323,6 +323,7 @@ def test_dropout_of_outputs_is_of_them_alone():
         assert len(stack.forward(x).masks) == 2, "nothing is left out without a generator"
     doutputs = draw(50, 60, H)
     got = dropping.backward(passed, doutputs).x
+    assert got is not None
     np.testing.assert_allclose(got, doutputs * of_outputs * between, rtol=1e-13)
 
 

@@ -707,8 +707,8 @@ def test_other_sizes_than_the_tensors(name, size, tmp_path, monkeypatch):
     [
         {"bidirectional": "no"}, {"bidirectional": 0}, {"activation": "sin"}, {"activation": 1},
         {"output": "first"}, {"dropout": -0.1}, {"dropout": "0"}, {"dropout": 10**400},
-        {"output_dropout": 1.0}, {"dtype": "float16"}, {"dtype": "f4"}, {"backend": "os"}, {"backend": None},
-        {"seed": 0},
+        {"output_dropout": 1.0}, {"dtype": "float16"}, {"dtype": "f4"}, {"backend": "os"},
+        {"backend": None}, {"seed": 0},
     ],
     ids=str,
 )  # fmt: skip
