@@ -208,8 +208,9 @@ class RNN:
         float
             The mean over all rows, however many are computed together.
         """
-        loss = find_loss(loss)
-        return self.evaluate_sequences(*self.read(x, y, lengths, loss, sample_weight), loss)
+        criterion = Criterion(loss)
+        data = self.read(x, y, lengths, criterion, sample_weight)
+        return self.evaluate_sequences(*data, criterion)
 
     def read(
         self,
@@ -272,15 +273,15 @@ class RNN:
         grads : dict of str to ndarray
             With the names and shapes of :meth:`parameters`.
         """
-        loss = find_loss(loss)
+        criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data, target, weight = self.read(x, y, lengths, loss, sample_weight)
+        data, target, weight = self.read(x, y, lengths, criterion, sample_weight)
         shape = self.num_layers, len(data), self.hidden_size
         before = self._check_state(state, checkpointed, shape)
         index, gradient = np.arange(len(data)), self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), loss.compute,
+            data[index], target[index], data.lengths_of(index), criterion.compute,
             weight=None if weight is None else weight[index], state=before, rng=rng,
             checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
@@ -409,8 +410,3 @@ class Mean:
     @property
     def value(self) -> float:
         return self.total if self.sums else self.total / (self.weight or 1)
-
-
-def find_loss(loss: str | Callable[..., Any]) -> Criterion:
-    """A loss from its name or a function."""
-    return Criterion(loss)

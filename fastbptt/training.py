@@ -21,7 +21,7 @@ from fastbptt._sequences import Sequences
 from fastbptt._stack import States
 from fastbptt._weights import Rows, times_class_weight, total_weight
 from fastbptt.checkpointed import windows
-from fastbptt.model import RNN, Mean, find_loss
+from fastbptt.model import RNN, Mean
 from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
 
 MEMORY = "full", "checkpointed"
@@ -369,7 +369,7 @@ class Run:
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        criterion, optimizer = find_loss(loss), Adam() if optimizer is None else optimizer
+        criterion, optimizer = Criterion(loss), Adam() if optimizer is None else optimizer
         if not isinstance(optimizer, (SGD, RMSprop, Adam)):
             raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
         self.model, self.loss, self.optimizer, self.reduce = model, criterion, optimizer, reduce
@@ -461,9 +461,9 @@ class Run:
         """
         network, (x, y, lengths, weight) = self.model.network, minibatch
         value, gradient, after = network.loss_and_gradient(
-            x, y, lengths, self.loss.compute, weight=weight, state=state, rng=self.generators.dropout,
-            checkpointed=self.memory == "checkpointed", activity_l2=self.activity_l2,
-            out=self.gradient,
+            x, y, lengths, self.loss.compute, weight=weight, state=state,
+            rng=self.generators.dropout, checkpointed=self.memory == "checkpointed",
+            activity_l2=self.activity_l2, out=self.gradient,
         )  # fmt: skip
         if network.output == "all":
             total = total_weight(y.shape[0] * y.shape[1], lengths, weight)
