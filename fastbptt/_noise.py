@@ -311,6 +311,12 @@ class Noise:
         return normal.reshape(T, B, blocks * BLOCK)[..., :H] * scales(self, H, dtype)
 
 
+def check_type(noise: Any) -> Noise | None:
+    if noise is not None and not isinstance(noise, Noise):
+        raise TypeError(f"noise is a {type(noise).__name__}, expected a fastbptt.Noise")
+    return noise
+
+
 def check_noise(noise: Noise, T: int, B: int, H: int, dtype: np.dtype) -> None:
     """Raise ValueError if a call's steps or sequences have no numbers, or units no scale."""
     for name, first, count in (

@@ -6,7 +6,7 @@ NeuroGym's ``Dataset`` and PyTorch's ``DataLoader`` are iterables, and used as t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from fastbptt import _checks
 from fastbptt._sequences import real
 
 
-def is_source(x: Any) -> bool:
+def is_source(x: Any) -> TypeGuard[Callable[[int], Any] | Iterable[Any]]:
     """Whether x is a function or an iterable of minibatches, and no data."""
     if isinstance(x, (list, tuple, dict, set, str, bytes)) or hasattr(x, "__array__"):
         return False

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
-from fastbptt._noise import Noise, check_noise
+from fastbptt._noise import Noise, check_noise, check_type
 from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
 from fastbptt.rnn import Activation, Backend, Gradients, Params
 
@@ -156,9 +156,7 @@ def backward_checkpointed(
 
 
 def _check(noise: Any, T: int, B: int, H: int, dtype: np.dtype) -> None:
-    if noise is not None and not isinstance(noise, Noise):
-        raise TypeError(f"noise is a {type(noise).__name__}, expected a fastbptt.Noise")
-    if noise is not None:
+    if check_type(noise) is not None:
         check_noise(noise, T, B, H, dtype)
 
 

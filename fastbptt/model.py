@@ -11,6 +11,7 @@ from fastbptt import _checks, _sequences
 from fastbptt._criterion import Criterion
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
+from fastbptt._noise import Noise, check_type
 from fastbptt._sequences import Sequences
 from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
@@ -45,6 +46,9 @@ class RNN:
         step; the others are divided by 1 - dropout.
     output_dropout : float, default 0.0
         The same for what is read out: the states of the last layer.
+    noise : float, default 0.0
+        Standard deviation of the normal numbers that training adds to what f is applied to, to each
+        unit at each step; see :class:`fastbptt.Noise`.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -81,6 +85,7 @@ class RNN:
     output: str
     dropout: float
     output_dropout: float
+    noise: float
     dtype: str
     backend: str
     network: Network
@@ -98,13 +103,14 @@ class RNN:
         output: str = "last",
         dropout: float = 0.0,
         output_dropout: float = 0.0,
+        noise: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, output_dropout,
+            dropout, dtype, backend, output_dropout, noise,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -136,6 +142,7 @@ class RNN:
         *,
         state: npt.ArrayLike | None = None,
         return_state: bool = False,
+        noise: Noise | None = None,
     ) -> Any:
         """Outputs for each sequence.
 
@@ -149,6 +156,9 @@ class RNN:
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
+        noise : Noise, optional
+            Noise to add, such as ``fastbptt.Noise(model.noise, seed=0)``; none by default.  Each
+            layer and direction adds numbers of its own, see :meth:`fastbptt.Noise.of_layer`.
 
         Returns
         -------
@@ -167,7 +177,7 @@ class RNN:
         every = self.output == "all"
         y = np.zeros((len(data), *((steps,) if every else ()), self.output_size), self.dtype)
         ys = []
-        for index, its_y, its_state in self._outputs(data, before):
+        for index, its_y, its_state in self._outputs(data, before, check_type(noise)):
             if return_state:
                 after[:, index] = its_state
             if not every:
@@ -260,7 +270,7 @@ class RNN:
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
         rng : numpy.random.Generator, optional
-            Draws what dropout leaves out.  Without it nothing is left out.
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         checkpointed : bool, default False
             Keep about sqrt(T) of the T states in memory and compute the others twice: for long
             sequences.  Takes about 4/3 of the time.  One direction only.
@@ -285,13 +295,14 @@ class RNN:
         return value, gradient.named
 
     def _outputs(
-        self, x: Sequences, state: np.ndarray | None
+        self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
         for start in range(0, max(len(x), 1), TOGETHER):
             index = np.arange(start, min(start + TOGETHER, len(x)))
             before = None if state is None else np.ascontiguousarray(state[:, index])
-            y, after = self.network.outputs(x[index], x.lengths_of(index), before)
+            its_noise = noise and noise.at(sequence=start)
+            y, after = self.network.outputs(x[index], x.lengths_of(index), before, its_noise)
             yield index, y, after
 
     def _check_state(
@@ -330,7 +341,7 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "output_dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend")  # fmt: skip
 
 
 def check_config(
@@ -345,6 +356,7 @@ def check_config(
     dtype: Any,
     backend: Any,
     output_dropout: Any = 0.0,
+    noise: Any = 0.0,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -363,7 +375,7 @@ def check_config(
             "output_dropout before the readout"
         )
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, of_outputs, dtype, backend)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 
