@@ -1,6 +1,7 @@
 """Trials without end: minibatches of a function of the step, or of an iterable."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def build(output="all", **options) -> RNN:
     return RNN(I, 6, O, output=output, dtype="float64", seed=0, **options)
 
 
-def made(step, output="all", weighs=False):
+def made(step, output="all", weighs=False) -> Any:
     """A minibatch of four sequences, a function of its number."""
     rng = np.random.default_rng([5, step])
     x, y = rng.standard_normal((4, T, I)), rng.standard_normal((4, T, O))
