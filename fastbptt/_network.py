@@ -187,6 +187,13 @@ class Network:
             after = passed.last
         return (np.concatenate(ys) if self.output == "all" else ys[-1]), after
 
+    def states(
+        self, x: np.ndarray, lengths: np.ndarray | None = None, state: States | None = None
+    ) -> list[np.ndarray]:
+        """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
+        passed = self.stack.forward(x, state, lengths=lengths)
+        return [self.stack.outputs(passed, l) for l in range(self.stack.num_layers)]
+
     def loss_and_gradient(
         self,
         x: np.ndarray,
@@ -258,6 +265,26 @@ class Network:
             need_dx=False, out=gradient.layers,
         )  # fmt: skip
         return value, gradient.vector, last
+
+    def gradient_at_ends(
+        self,
+        x: np.ndarray,
+        target: np.ndarray,
+        lengths: np.ndarray | None,
+        loss: Callable[..., Any],
+    ) -> tuple[Pass, np.ndarray | None, list[np.ndarray | None] | None]:
+        """A forward pass, and the loss's gradient where the backward pass begins.
+
+        Arguments are those of :meth:`loss_and_gradient`, results those that
+        :meth:`Stack.backward <fastbptt._stack.Stack.backward>` takes: `doutputs`, or `dlast`.
+        """
+        mask = None
+        if lengths is not None and self.output == "all":
+            mask = np.arange(len(x))[:, None] < lengths
+        passed, scratch = self.stack.forward(x, lengths=lengths), self.new_gradient()
+        top = self._top(passed)
+        _, dy = loss(self._read(top), target, mask)
+        return passed, *self._ends(self._read_backward(top, dy, (scratch.W_y, scratch.b_y)))
 
     def _top(self, passed: Pass) -> np.ndarray:
         """What the readout reads, (B, D H) or (T, B, D H)."""

@@ -58,6 +58,20 @@ class Sequences:
         lengths = self.lengths[index]
         return None if (lengths == lengths[0]).all() else lengths
 
+    def empty_outputs(self, size: int, dtype: DTypeLike) -> Any:
+        """Room for `size` numbers at every step, in the form that the sequences came in.
+
+        An array (N, T, size), 0 where no step counts, or a list of (T_i, size).
+        """
+        if self.padded is None:
+            return [np.empty((length, size), dtype) for length in self.lengths]
+        return np.zeros((len(self), self.padded, size), dtype)
+
+    def enter_outputs(self, outputs: Any, index: np.ndarray, found: np.ndarray) -> None:
+        """Copy what was found for some sequences, (T, B, size), to their places."""
+        for b, n in enumerate(index):
+            outputs[n][: self.lengths[n]] = found[: self.lengths[n], b]
+
 
 def inputs(
     x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike

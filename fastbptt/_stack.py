@@ -146,10 +146,14 @@ class Stack:
                 passed.h.append(h)
         return passed
 
-    def outputs(self, passed: Pass) -> np.ndarray:
-        """The top layer's states after every step, (T, B, D H), of both directions side by side."""
-        h = passed.h[-self.directions :]
-        if self.directions == 1:
+    def outputs(self, passed: Pass, layer: int = -1) -> np.ndarray:
+        """A layer's states after every step, (T, B, D H), of both directions side by side.
+
+        By default those of the topmost layer that the pass has come to.
+        """
+        D = self.directions
+        h = passed.h[layer % (len(passed.h) // D) * D :][:D]
+        if D == 1:
             return h[0][1:]
         return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
 
