@@ -40,6 +40,7 @@ def gradient_flow(
     y: ArrayLike,
     lengths: ArrayLike | None = None,
     loss: str | Callable[..., Any] = "mse",
+    sample_weight: ArrayLike | None = None,
 ) -> dict[str, GradientFlow]:
     """How the gradient of a model's loss travels back through time, in each of its layers.
 
@@ -50,7 +51,7 @@ def gradient_flow(
     ----------
     model : RNN
         Its weights as they are; nothing is dropped out.
-    x, y, lengths, loss
+    x, y, lengths, loss, sample_weight
         As for :meth:`fastbptt.RNN.evaluate`; all sequences are one minibatch.
 
     Returns
@@ -95,9 +96,9 @@ def gradient_flow(
     vector = model.vector.astype(np.float64)
     twin = model_of({**model.config(), "dtype": "float64", "backend": "numpy"}, vector)
     loss = find_loss(loss)
-    x_, y_, lengths_ = as_minibatch(twin, x, y, lengths, loss)
-    passed, doutputs, dlast = twin.network.gradient_at_ends(x_, y_, lengths_, loss)
-    stack, (T, B, _) = twin.network.stack, x_.shape
+    given = as_minibatch(twin, x, y, lengths, loss, sample_weight)
+    passed, doutputs, dlast = twin.network.gradient_at_ends(*given[:3], loss, given[3])
+    stack, (T, B, _), ends = twin.network.stack, given[0].shape, given[2]
     D, H = stack.directions, stack.hidden_size
     above = _scaled(np.zeros((T, B, D * H)) if doutputs is None else doutputs)
     flows: list[dict[str, GradientFlow]] = []  # of each layer, from the top
@@ -107,10 +108,10 @@ def gradient_flow(
             i = l * D + d
             dh = _Scaled(above.a[..., d * H : (d + 1) * H], above.exponents)
             of_layer[f"layers.{l}" + d * ".reverse"], dx = _way_back(
-                stack.layers[i], passed.h[i], _reversed(dh, lengths_) if d else dh,
-                None if dlast is None else dlast[i], lengths_, stack.activation,
+                stack.layers[i], passed.h[i], _reversed(dh, ends) if d else dh,
+                None if dlast is None else dlast[i], ends, stack.activation,
             )  # fmt: skip
-            below.append(_reversed(dx, lengths_) if d else dx)
+            below.append(_reversed(dx, ends) if d else dx)
         flows.append(of_layer)
         above = below[0] if D == 1 else _sum(*below)
     return {name: flow for of_layer in reversed(flows) for name, flow in of_layer.items()}

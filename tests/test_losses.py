@@ -9,7 +9,7 @@ import pytest
 from measure import central_differences
 
 from fastbptt import losses
-from fastbptt.losses import LOSSES, bce, cross_entropy, mse, ssr
+from fastbptt.losses import LOSSES, bce, cross_entropy, huber, mae, mse, ssr
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 3, 2), (4, 3, 1)], ids=str)
@@ -47,8 +47,8 @@ def assert_same(got, expected):
 
 
 def test_names():
-    got, expected = LOSSES, {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
-    assert got == expected
+    functions = mse, ssr, mae, huber, bce, cross_entropy
+    assert {f.__name__: f for f in functions} == LOSSES
 
 
 THIRD = np.log([[1.0, 2.0, 5.0]])  # p = 1/8, 2/8, 5/8

@@ -147,7 +147,7 @@ class Estimator(BaseEstimator):
             X, y, *weights = parts[::2]
             X_held_out, y_held_out, *weights_held_out = parts[1::2]
             weight = weights[0] if weights else None
-            options["validation"] = X_held_out, y_held_out
+            options["validation"] = X_held_out, y_held_out, None, *weights_held_out
         self._begin(X, random_state)
         self._train(X, y, weight, self.epochs, patience=self.patience, **options)
 
@@ -192,10 +192,10 @@ class Estimator(BaseEstimator):
         self._optimizer.lr = rate
         try:
             self.history_ = fit(
-                self.model_, X, y, **({} if weight is None else {'sample_weight': weight}), loss=self._LOSS,
+                self.model_, X, y, sample_weight=weight, loss=self._LOSS,
                 optimizer=self._optimizer, epochs=epochs, batch_size=self.batch_size,
                 clip_norm=self.clip_norm, progress=bool(self.verbose), seed=self._generators,
-                **{k: v for k, v in self._options().items() if v is not None}, **options,
+                **self._options(), **options,
             )  # fmt: skip
         except FloatingPointError as error:  # it says what the model keeps; this one is dropped
             what = str(error).partition(";")[0]
