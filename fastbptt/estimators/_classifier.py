@@ -67,10 +67,13 @@ class RNNClassifier(ClassifierMixin, Estimator):
         activation: Activation = "tanh",
         output: Literal["last", "all"] = "last",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         learning_rate: float = 1e-3,
         epochs: int = 100,
         batch_size: int = 32,
         clip_norm: float | None = 1.0,
+        l1: float | Mapping[str, float] = 0.0,
+        l2: float | Mapping[str, float] = 0.0,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         validation_fraction: float = 0.0,
         patience: int | None = None,
@@ -81,9 +84,9 @@ class RNNClassifier(ClassifierMixin, Estimator):
     ) -> None:
         super().__init__(
             hidden_size=hidden_size, num_layers=num_layers, bidirectional=bidirectional,
-            activation=activation, output=output, dropout=dropout, learning_rate=learning_rate,
-            epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
-            validation_fraction=validation_fraction, patience=patience, dtype=dtype,
+            activation=activation, output=output, dropout=dropout, output_dropout=output_dropout,
+            learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
+            l1=l1, l2=l2, validation_fraction=validation_fraction, patience=patience, dtype=dtype,
             backend=backend, random_state=random_state, verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -47,10 +48,13 @@ class Estimator(BaseEstimator):
         activation: Activation = "tanh",
         output: Literal["last", "all"] = "last",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         learning_rate: float = 1e-3,
         epochs: int = 100,
         batch_size: int = 32,
         clip_norm: float | None = 1.0,
+        l1: float | Mapping[str, float] = 0.0,
+        l2: float | Mapping[str, float] = 0.0,
         validation_fraction: float = 0.0,
         patience: int | None = None,
         dtype: Literal["float32", "float64"] = "float32",
@@ -64,10 +68,13 @@ class Estimator(BaseEstimator):
         self.activation = activation
         self.output = output
         self.dropout = dropout
+        self.output_dropout = output_dropout
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
         self.clip_norm = clip_norm
+        self.l1 = l1
+        self.l2 = l2
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.dtype = dtype
@@ -130,8 +137,8 @@ class Estimator(BaseEstimator):
     def _fit_anew(self, X: Any, y: Any, weight: Any) -> None:
         X, y, weight = self._checked(X, y, weight, reset=True)
         self._learn(self._rows(y), self._rows_of_weight(weight, y))
-        y, options = self._in_form_of(y, self._targets(self._rows(y))), {}
         X, y, weight = _without_zeros(X, y, weight)
+        y, options = self._in_form_of(y, self._targets(self._rows(y))), {}
         random_state = validation.check_random_state(self.random_state)
         share = self.validation_fraction
         if not isinstance(share, Real) or not 0 <= share < 1:
@@ -161,12 +168,12 @@ class Estimator(BaseEstimator):
     def _fit_further(self, X: Any, y: Any, weight: Any, known: Any) -> None:
         first = not hasattr(self, "model_")
         X, y, weight = self._checked(X, y, weight, reset=first)
-        rows = self._rows(y)
         if first and known is None:
-            self._learn(rows, self._rows_of_weight(weight, y))
+            self._learn(self._rows(y), self._rows_of_weight(weight, y))
         elif first:
             self._learn(known, None)
-        X, y, weight = _without_zeros(X, self._in_form_of(y, self._targets(rows)), weight)
+        X, y, weight = _without_zeros(X, y, weight)
+        y = self._in_form_of(y, self._targets(self._rows(y)))
         if first:
             self._begin(X, validation.check_random_state(self.random_state))
         else:  # copies of what training changes in place
@@ -182,7 +189,8 @@ class Estimator(BaseEstimator):
         self.model_ = RNN(
             X[0].shape[1], self.hidden_size, self._output_size, num_layers=self.num_layers,
             bidirectional=self.bidirectional, activation=self.activation, output=self.output,
-            dropout=self.dropout, dtype=self.dtype, seed=rng, backend=self.backend,
+            dropout=self.dropout, output_dropout=self.output_dropout, dtype=self.dtype, seed=rng,
+            backend=self.backend,
         )  # fmt: skip
 
     def _train(self, X: Any, y: Any, weight: Any, epochs: int, **options: Any) -> None:
@@ -194,7 +202,8 @@ class Estimator(BaseEstimator):
             self.history_ = fit(
                 self.model_, X, y, sample_weight=weight, loss=self._LOSS,
                 optimizer=self._optimizer, epochs=epochs, batch_size=self.batch_size,
-                clip_norm=self.clip_norm, progress=bool(self.verbose), seed=self._generators,
+                clip_norm=self.clip_norm, l1=self.l1, l2=self.l2, progress=bool(self.verbose),
+                seed=self._generators,
                 **self._options(), **options,
             )  # fmt: skip
         except FloatingPointError as error:  # it says what the model keeps; this one is dropped

@@ -32,6 +32,8 @@ class RNNRegressor(RegressorMixin, Estimator):
         Whether y has a target for each sequence or one for each of its steps.
     dropout : float, default 0.0
         Share of the states between two layers that training replaces by zero.
+    output_dropout : float, default 0.0
+        The same for the last layer's states, which are read out.
     learning_rate : float, default 1e-3
         Adam's.
     epochs : int, default 100
@@ -40,6 +42,8 @@ class RNNRegressor(RegressorMixin, Estimator):
         Sequences in a minibatch.
     clip_norm : float or None, default 1.0
         Largest norm of the gradient of all weights together.
+    l1, l2 : float or mapping of str to float, default 0.0
+        Penalties of the weights, as for :func:`fastbptt.fit`.
     validation_fraction : float, default 0.0
         Share of the sequences held out from training, on which the loss is computed after every
         epoch; drawn at random, by a classifier from each class.
