@@ -112,6 +112,7 @@ def inputs(
         raise ValueError(
             f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
             f"with I = {size}, or a list of arrays"
+            f"{f': pass [x] for one sequence of {len(x)} steps' if x.shape[1:] == (size,) else ''}"
         )
     N, T = x.shape[:2]
     lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
@@ -233,6 +234,10 @@ def real(name: str, a: Any) -> np.ndarray:
         found = np.asarray(a)
     except ValueError:
         raise ValueError(f"{name} is ragged, expected an array or a list of arrays") from None
+    if found.dtype == object and found.ndim == 1 and any(getattr(a, "shape", ()) for a in found):
+        raise TypeError(
+            f"{name} is an array of objects, expected numbers, or a list: pass [*{name}]"
+        )
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {found.dtype}, expected real numbers")
     return found

@@ -359,6 +359,18 @@ def test_flow_of_one_layer_is_that_of_its_arrays():
         np.testing.assert_allclose(got, a, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("output", ["last", "all"])
+def test_flow_with_weights_is_that_of_the_weighted_loss(output):
+    """Weights 3 and 0: the flow of the first sequence alone."""
+    made = build(num_layers=2, bidirectional=True, output=output)
+    x, y = (np.random.default_rng(k).standard_normal((2, 6, 2)) for k in (0, 1))
+    y = y if output == "all" else y[:, -1]
+    expected = gradient_flow(made, x[:1], y[:1])
+    for name, flow in gradient_flow(made, x, y, sample_weight=[3, 0]).items():
+        got = flow.log10_gradient
+        np.testing.assert_allclose(got, expected[name].log10_gradient, rtol=0, atol=1e-12)
+
+
 def test_flow_of_a_model_without_steps_or_sequences():
     made = build(num_layers=2, bidirectional=True, output="all")
     for shape in ((0, 3), (2, 0)):

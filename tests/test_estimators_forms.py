@@ -1,5 +1,7 @@
 """The forms that sequences come in, scikit-learn's tools that make tables, and clear errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,11 +15,11 @@ SMALL = {"hidden_size": 8, "learning_rate": 0.02, "epochs": 3, "random_state": 0
 BOTH = pytest.mark.parametrize("kind", [RNNRegressor, RNNClassifier], ids=lambda k: k.__name__)
 
 
-def draw(*shape):
+def draw(*shape) -> Any:
     return np.random.default_rng(0).standard_normal(shape)
 
 
-def ragged(features=I):
+def ragged(features=I) -> Any:
     lengths = np.random.default_rng(1).integers(1, T + 1, N)
     return [a[:length] for a, length in zip(draw(N, T, features), lengths, strict=True)]
 
@@ -52,19 +54,20 @@ def test_objects_are_lists(kind):
 
 
 def test_a_column_holds_each_sequence():
-    for X in (ragged(), draw(N, T, I), draw(N, T), to_column(ragged()), objects(ragged())):
+    np.testing.assert_array_equal(to_column(ragged())[3, 0], ragged()[3])
+    for X in (draw(N, T, I), draw(N, T), to_column(ragged()), objects(ragged())):
         got = to_column(X)
         assert got.shape == (N, 1)
         assert got.dtype == object
         for [a], n in zip(got, range(N), strict=True):
-            expected = X[n, 0] if X is not None and getattr(X, "shape", ()) == (N, 1) else X[n]
+            expected = X[n, 0] if np.shape(X) == (N, 1) else X[n]
             np.testing.assert_array_equal(a, expected)
 
 
 @BOTH
 def test_bagging(kind):
     """Each is trained on its own sample, and the mean or the vote of all is predicted."""
-    bagging = BaggingClassifier if kind is RNNClassifier else BaggingRegressor
+    bagging: Any = BaggingClassifier if kind is RNNClassifier else BaggingRegressor
     X, y = ragged(), labels(kind)
     with pytest.raises(ValueError, match="inhomogeneous"):
         bagging(kind(**SMALL), n_estimators=3).fit(X, y)

@@ -1,6 +1,7 @@
 """Estimators with a target for every step: sequence labelling, and regression at each step."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import fastbptt
 from fastbptt.estimators import RNNClassifier, RNNRegressor
+from fastbptt.training import Generators
 
 N, T, I = 48, 6, 2
 SMALL = {"output": "all", "hidden_size": 8, "learning_rate": 0.02, "epochs": 3, "random_state": 0}
@@ -26,7 +28,7 @@ def ragged(features=I):
     return [a[:length] for a, length in zip(draw(N, T, features), lengths, strict=True)]
 
 
-def targets(kind, X):
+def targets(kind, X) -> Any:
     """The sum of all steps so far, or its sign in words."""
     sums = [(a if a.ndim == 1 else a.sum(axis=1)).cumsum() for a in X]
     y = [np.where(a > 0, "up", "down") for a in sums] if kind is RNNClassifier else sums
@@ -175,7 +177,7 @@ def test_a_network_for_steps_is_fits_own():
     y = X.sum(axis=2).cumsum(axis=1)
     got = RNNRegressor(**SMALL).fit(X, y)
     rng = np.random.default_rng(np.random.RandomState(0).randint(2**31 - 1))
-    generators = fastbptt.training.Generators(*rng.spawn(2))
+    generators = Generators(*rng.spawn(2))
     model = fastbptt.RNN(I, 8, 1, output="all", seed=rng)
     fastbptt.fit(
         model, X, (y - y.mean()) / y.std(), optimizer=fastbptt.Adam(0.02), epochs=3, clip_norm=1.0,

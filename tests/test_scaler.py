@@ -91,8 +91,8 @@ def test_partial_fit_counts_all_that_came(form):
     X = form()
     expected = SequenceScaler().fit(X)
     scaler = SequenceScaler().partial_fit(X[:2]).partial_fit(X[2:])
-    np.testing.assert_allclose(scaler.mean_, expected.mean_, rtol=1e-14)
-    np.testing.assert_allclose(scaler.scale_, expected.scale_, rtol=1e-14)
+    for name in ("mean_", "scale_"):
+        np.testing.assert_allclose(getattr(scaler, name), getattr(expected, name), rtol=1e-14)
     np.testing.assert_array_equal(scaler.fit(X[:2]).mean_, SequenceScaler().fit(X[:2]).mean_)
 
 

@@ -99,6 +99,16 @@ def test_objective_with_lengths_and_classes():
     np.testing.assert_array_equal(gradient, np.concatenate([a.ravel() for a in grads.values()]))
 
 
+@pytest.mark.parametrize("output", ["last", "all"])
+def test_objective_with_weights(output):
+    made, (x, y) = build(output=output, dtype="float64"), draw(output)
+    weight = np.array([1.0, 0, 2, 3, 1, 0.5])
+    value, gradient = made.objective(x, y, sample_weight=weight)(made.vector)
+    assert value == pytest.approx(made.evaluate(x, y, sample_weight=weight), rel=1e-12)
+    _, grads = made.loss_and_grads(x, y, sample_weight=weight)
+    np.testing.assert_array_equal(gradient, np.concatenate([a.ravel() for a in grads.values()]))
+
+
 def test_objective_of_what_does_not_fit():
     made, (x, y) = build(), draw()
     with pytest.raises(ValueError, match="y has shape"):
