@@ -36,9 +36,7 @@ def counts():
 
 
 def said(estimator, X):
-    if isinstance(estimator, RNNClassifier):
-        return estimator.predict_proba(X)
-    return estimator.predict(X)
+    return (getattr(estimator, "predict_proba", None) or estimator.predict)(X)
 
 
 # Sequences
@@ -226,12 +224,14 @@ def test_weights_are_routed(kind):
         got = found["estimator"][0]
         np.testing.assert_array_equal(got.model_.vector, expected.model_.vector)
         assert found["test_score"][0] == expected.score(X[20::2], y[20::2])
-        search = GridSearchCV(make_pipeline(SequenceScaler(), estimator), {}, cv=cv)
+        search = GridSearchCV(estimator, {"hidden_size": [6]}, cv=cv)
         search.fit(X, y, sample_weight=weight)
+        expected = kind(**SMALL).fit(X, y, sample_weight=weight)
+        np.testing.assert_array_equal(said(search, X), said(expected, X))
+        pipeline = make_pipeline(SequenceScaler(), estimator).fit(X, y, sample_weight=weight)
         scaled = SequenceScaler().fit_transform(X)
         expected = kind(**SMALL).fit(scaled, y, sample_weight=weight)
-        got = search.best_estimator_[-1]
-        np.testing.assert_array_equal(got.model_.vector, expected.model_.vector)
+        np.testing.assert_array_equal(said(pipeline, X), said(expected, scaled))
         with pytest.raises(ValueError, match=r"\[sample_weight\] are passed but are not expl"):
             cross_validate(kind(**SMALL), X, y, cv=cv, params={"sample_weight": weight})
 

@@ -55,6 +55,8 @@ class RNNForecaster(BaseEstimator):
     price that was announced.  Each step of a window holds y at its time, and X at the times that
     are forecast from there: h steps later, for each h that the regressor forecasts.
 
+    Networks do not always forecast better than least squares on the same windows: compare.
+
     Source of the strategies: Bontempi, Ben Taieb and Le Borgne 2013, "Machine learning strategies
     for time series forecasting".
 
