@@ -103,16 +103,14 @@ class Criterion:
             counted &= turned(weight if weight.ndim < y.ndim else weight.max(axis=-1)) > 0
         if not counted.any():
             return 0.0, np.zeros(y.shape, y.dtype)
-        given = {"weight": weight} if self.takes_weights else {}
-        if self.takes_weights and weight is None:
-            given = {"weight": np.ones(y.shape[:-1], y.dtype)}
+        given: dict[str, np.ndarray] = {}
+        if self.takes_weights:
+            given["weight"] = turned(np.ones(y.shape[:-1], y.dtype) if weight is None else weight)
         if "mask" in self._given:
-            whole = {name: turned(a) for name, a in given.items()}
-            found = self._function(turned(y), turned(target), mask=counted, **whole)
+            found = self._function(turned(y), turned(target), mask=counted, **given)
             value, dy = self._checked(found, turned(y))
             return value, turned(dy)
-        rows = turned(y)[counted]
-        its = {name: turned(a)[counted] for name, a in given.items()}
+        rows, its = turned(y)[counted], {name: a[counted] for name, a in given.items()}
         value, its_dy = self._checked(self._function(rows, turned(target)[counted], **its), rows)
         dy = np.zeros(y.shape, y.dtype)
         turned(dy)[counted] = its_dy

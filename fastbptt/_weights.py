@@ -179,7 +179,9 @@ def _check_loss(name: str, loss: Criterion) -> None:
 
 
 def _check_values(name: str, found: np.ndarray) -> None:
-    low, high = found.min(initial=0), found.max(initial=0)
+    if not found.size:
+        return
+    low, high = found.min(), found.max()
     if not (low >= 0 and high < np.inf):
         raise ValueError(
             f"{name} has values from {low} to {high}, expected at least 0 and finite in "

@@ -730,7 +730,13 @@ CONFIGS = pytest.mark.parametrize(
     [
         {},
         {"num_layers": 3, "dropout": 0.25, "activation": "relu", "dtype": "float64"},
-        {"num_layers": 2, "bidirectional": True, "output": "all", "backend": "numpy"},
+        {
+            "num_layers": 2,
+            "bidirectional": True,
+            "output": "all",
+            "backend": "numpy",
+            "output_dropout": 0.5,
+        },
     ],
     ids=["default", "stacked", "both"],
 )
@@ -819,6 +825,8 @@ def test_dtypes_in_any_spelling(dtype):
         ({"dropout": 0.5}, ValueError, "dropout is 0.5 with one layer, expected 0"),
         ({"dropout": "0.5"}, TypeError, "dropout is '0.5', expected a number"),
         ({"dropout": None}, TypeError, "dropout is None, expected a number"),
+        ({"output_dropout": 1}, ValueError, "output_dropout is 1, expected at least 0 and less"),
+        ({"output_dropout": "0"}, TypeError, "output_dropout is '0', expected a number"),
     ],
 )
 def test_options(options, error, words):
