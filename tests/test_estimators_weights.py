@@ -232,7 +232,7 @@ def test_weights_are_routed(kind):
         scaled = SequenceScaler().fit_transform(X)
         expected = kind(**SMALL).fit(scaled, y, sample_weight=weight)
         np.testing.assert_array_equal(said(pipeline, X), said(expected, scaled))
-        with pytest.raises(ValueError, match=r"\[sample_weight\] are passed but are not expl"):
+        with pytest.raises(ValueError, match=r"sample_weight.* are passed .*are not expl"):
             cross_validate(kind(**SMALL), X, y, cv=cv, params={"sample_weight": weight})
 
 

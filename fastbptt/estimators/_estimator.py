@@ -36,8 +36,8 @@ class Estimator(BaseEstimator):
     _LOSS: ClassVar[LossName]
     _STRATIFY: ClassVar[bool] = False  # whether what is held out has a share of every class
     _output_size: int
-    _rng: np.random.Generator
     _optimizer: Adam
+    _generators: Generators
 
     def __init__(
         self,
@@ -203,8 +203,7 @@ class Estimator(BaseEstimator):
                 self.model_, X, y, sample_weight=weight, loss=self._LOSS,
                 optimizer=self._optimizer, epochs=epochs, batch_size=self.batch_size,
                 clip_norm=self.clip_norm, l1=self.l1, l2=self.l2, progress=bool(self.verbose),
-                seed=self._generators,
-                **self._options(), **options,
+                seed=self._generators, **self._options(), **options,
             )  # fmt: skip
         except FloatingPointError as error:  # it says what the model keeps; this one is dropped
             what = str(error).partition(";")[0]
