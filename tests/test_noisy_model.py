@@ -137,6 +137,15 @@ def test_pieces_of_a_series_have_its_noise():
         np.testing.assert_array_equal(piece, whole[:, first : first + 4])
 
 
+def test_states_are_those_of_noisy_predictions():
+    model = build(noise=0.3, output="all", num_layers=2)
+    x, noise = np.random.default_rng(0).standard_normal((300, 4, 2)), Noise(0.3, 1)
+    *_, top = model.states(x, noise=noise)
+    _, W_y, b_y = named(model)
+    np.testing.assert_allclose(top @ W_y + b_y, model.predict(x, noise=noise), rtol=0, atol=1e-14)
+    assert np.abs(top - model.states(x)[-1]).max() > 0.1
+
+
 def test_layers_and_directions_have_noise_of_their_own():
     """The states of two layers with equal weights, and no inputs, differ."""
     model = build(output="all", num_layers=2, bidirectional=True, hidden_size=4)
