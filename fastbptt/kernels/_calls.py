@@ -106,6 +106,7 @@ class _OfBackward(NamedTuple):
 
     leak: int
     alphas: Filled2  # as above
+    dv: Given2  # gradient at the last potentials, (B, H); (0, 0) if it is 0
 
 
 class Matrix(NamedTuple):
@@ -206,6 +207,8 @@ class BackwardCell(NamedTuple):
     leak: int
     alpha: Floats
     keep: Floats
+    has_dv: bool
+    dv: Matrix  # gradient at the last potentials, (B, H)
     carried: Floats  # (B, ldz), a row for each place in `order`
 
 
