@@ -455,7 +455,7 @@ def _check_drawn_noise(module: Any, case: Case) -> None:
         more = data.leak(case.dtype), given, data.v0.copy() if case.leak == "potential" else None
         module.forward(data[:3], data.x, h, data.lengths, case.activation, *more)
         states.append(h)
-    _assert_same_bits(*states, "h with noise that is drawn")
+    _assert_same_bits(states[0], states[1], "h with noise that is drawn")
 
 
 def _check_readout(module: Any, case: Case) -> None:
