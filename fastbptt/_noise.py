@@ -103,13 +103,17 @@ def philox(counter: tuple[Any, Any, Any, Any], seed: int) -> tuple[np.ndarray, .
     tuple of four ndarray of uint64, below 2^32
     """
     c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, np.uint64) for c in counter))
-    key = [seed & 0xFFFFFFFF, seed >> 32]
-    low = np.uint64(0xFFFFFFFF)
+    return _rounds(c0, c1, c2, c3, seed)
+
+
+def _rounds(c0: Any, c1: Any, c2: Any, c3: Any, seed: int) -> tuple[Any, Any, Any, Any]:
+    """:func:`philox` of arrays, or of ints, as ints."""
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
     for _ in range(ROUNDS):
-        p, q = (np.uint64(m) * c for m, c in zip(MULTIPLIERS, (c0, c2), strict=True))
-        c0, c1 = (q >> np.uint64(32)) ^ c1 ^ np.uint64(key[0]), q & low
-        c2, c3 = (p >> np.uint64(32)) ^ c3 ^ np.uint64(key[1]), p & low
-        key = [(k + w) & 0xFFFFFFFF for k, w in zip(key, WEYL, strict=True)]
+        p, q = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1 = (q >> 32) ^ c1 ^ k0, q & 0xFFFFFFFF
+        c2, c3 = (p >> 32) ^ c3 ^ k1, p & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 
@@ -277,8 +281,8 @@ class Noise:
         """
         if number == 0:
             return self
-        low, high, *_ = philox((number, 0, 0, LAYER), self.seed)
-        return dataclasses.replace(self, seed=int(high) << 32 | int(low))
+        low, high, *_ = _rounds(number, 0, 0, LAYER, self.seed)
+        return dataclasses.replace(self, seed=high << 32 | low)
 
     def draw(self, T: int, B: int, H: int, dtype: Any = "float64") -> np.ndarray:
         """The numbers that a layer of H units adds in T steps of B sequences.
