@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._noise import Noise
 from fastbptt.rnn import Activation, Backend, Params, find_backend, forward
 
 Shape = tuple[int, ...]
@@ -110,6 +111,7 @@ class Stack:
         *,
         lengths: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         over: list[np.ndarray] | None = None,
     ) -> Pass:
         """Run through all steps.
@@ -122,6 +124,9 @@ class Stack:
         lengths : ndarray of int64, (B,), optional
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
+        noise : Noise, optional
+            Added in the first layer's first direction; the others add theirs, see
+            :meth:`fastbptt.Noise.of_layer`.
         over : list of ndarray, optional
             `h` of an earlier pass of as many steps or more, to write the states over: new memory
             costs time at first use.
@@ -146,6 +151,7 @@ class Stack:
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
                     activation=self.activation, backend=self.backend,
+                    noise=None if noise is None else noise.of_layer(i),
                     out=None if over is None else over[i][: T + 1],
                 )  # fmt: skip
                 passed.h.append(h)

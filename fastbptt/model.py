@@ -11,6 +11,7 @@ from fastbptt import _checks, _sequences
 from fastbptt._criterion import Criterion
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
+from fastbptt._noise import Noise, check_type
 from fastbptt._sequences import Sequences
 from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
@@ -45,6 +46,9 @@ class RNN:
         step; the others are divided by 1 - dropout.
     output_dropout : float, default 0.0
         The same for what is read out: the states of the last layer.
+    noise : float, default 0.0
+        Standard deviation of the normal numbers that training adds to what f is applied to, to each
+        unit at each step; see :class:`fastbptt.Noise`.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -81,6 +85,7 @@ class RNN:
     output: str
     dropout: float
     output_dropout: float
+    noise: float
     dtype: str
     backend: str
     network: Network
@@ -98,13 +103,14 @@ class RNN:
         output: str = "last",
         dropout: float = 0.0,
         output_dropout: float = 0.0,
+        noise: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, output_dropout,
+            dropout, dtype, backend, output_dropout, noise,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -178,6 +184,7 @@ class RNN:
         *,
         state: npt.ArrayLike | None = None,
         return_state: bool = False,
+        noise: Noise | None = None,
     ) -> Any:
         """Outputs for each sequence.
 
@@ -191,6 +198,9 @@ class RNN:
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
+        noise : Noise, optional
+            Noise to add, such as ``fastbptt.Noise(model.noise, seed=0)``; none by default.  Each
+            layer and direction adds numbers of its own, see :meth:`fastbptt.Noise.of_layer`.
 
         Returns
         -------
@@ -208,7 +218,7 @@ class RNN:
         y: Any = np.empty((len(data), self.output_size), self.dtype)
         if every:
             y = data.empty_outputs(self.output_size, self.dtype)
-        for index, its_y, its_state in self._outputs(data, before):
+        for index, its_y, its_state in self._outputs(data, before, check_type(noise)):
             if return_state:
                 after[:, index] = its_state
             if every:
@@ -223,12 +233,13 @@ class RNN:
         lengths: npt.ArrayLike | None = None,
         *,
         state: npt.ArrayLike | None = None,
+        noise: Noise | None = None,
     ) -> list[Any]:
         """Each layer's states after every step.
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, noise
             As for :meth:`predict`.
 
         Returns
@@ -255,8 +266,8 @@ class RNN:
         before = self._check_state(state, False, shape)
         width = (1 + self.bidirectional) * self.hidden_size
         found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
-        for index, some in _together(len(data), before):
-            h = self.network.states(data[index], data.lengths_of(index), some)
+        for index, some, added in _together(len(data), before, check_type(noise)):
+            h = self.network.states(data[index], data.lengths_of(index), some, added)
             for of_layer, its_h in zip(found, h, strict=True):
                 data.enter_outputs(of_layer, index, its_h)
         return found
@@ -401,7 +412,7 @@ class RNN:
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
         rng : numpy.random.Generator, optional
-            Draws what dropout leaves out.  Without it nothing is left out.
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         checkpointed : bool, default False
             Keep about sqrt(T) of the T states in memory and compute the others twice: for long
             sequences.  Takes about 4/3 of the time.  One direction only.
@@ -426,11 +437,11 @@ class RNN:
         return value, gradient.named
 
     def _outputs(
-        self, x: Sequences, state: np.ndarray | None
+        self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
-        for index, before in _together(len(x), state):
-            y, after = self.network.outputs(x[index], x.lengths_of(index), before)
+        for index, before, added in _together(len(x), state, noise):
+            y, after = self.network.outputs(x[index], x.lengths_of(index), before, added)
             yield index, y, after
 
     def _check_state(
@@ -479,7 +490,7 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "output_dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend")  # fmt: skip
 
 
 def check_config(
@@ -494,6 +505,7 @@ def check_config(
     dtype: Any,
     backend: Any,
     output_dropout: Any = 0.0,
+    noise: Any = 0.0,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -512,17 +524,18 @@ def check_config(
             "output_dropout before the readout"
         )
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, of_outputs, dtype, backend)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 
 def _together(
-    count: int, state: np.ndarray | None
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Which of so many sequences to run together, and their initial states, (L, B, H)."""
+    count: int, state: np.ndarray | None, noise: Noise | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, Noise | None]]:
+    """Which of so many sequences to run together, their initial states, (L, B, H), and noise."""
     for start in range(0, max(count, 1), TOGETHER):
         index = np.arange(start, min(start + TOGETHER, count))
-        yield index, None if state is None else np.ascontiguousarray(state[:, index])
+        before = None if state is None else np.ascontiguousarray(state[:, index])
+        yield index, before, noise and noise.at(sequence=start)
 
 
 def _share(name: str, value: Any) -> float:

@@ -782,7 +782,7 @@ def test_config_and_repr_rebuild_a_like_model(options):
 def test_repr():
     assert repr(RNN(2, 3, 4)) == (
         "RNN(2, 3, 4, num_layers=1, bidirectional=False, activation='tanh', output='last', "
-        "dropout=0.0, output_dropout=0.0, dtype='float32', backend='numba')"
+        "dropout=0.0, output_dropout=0.0, noise=0.0, dtype='float32', backend='numba')"
     )
 
 
