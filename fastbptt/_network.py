@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
 from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
@@ -107,6 +108,7 @@ class Network:
         dropout: float,
         dtype: str,
         backend: Backend,
+        leak: Leak | None = None,
         *,
         vector: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
@@ -118,7 +120,7 @@ class Network:
         self._weights = Weights(self.vector, self._shapes)
         self.stack = Stack(
             self._weights.layers, directions=1 + bidirectional, activation=activation,
-            dropout=dropout, backend=backend,
+            leak=leak, dropout=dropout, backend=backend,
         )  # fmt: skip
         if rng is not None:
             self._draw(rng)
@@ -252,7 +254,8 @@ class Network:
             gradient.vector[...] = 0
             doutputs = of_window
         else:
-            _, dlast = self._ends(self._read_backward(last[-1], dy, dreadout))
+            top = self.stack.seen(last)[-1]
+            _, dlast = self._ends(self._read_backward(top, dy, dreadout))
         backward_windows(
             self.stack, x, starts, doutputs, dlast, lengths=lengths, steps=window_size(len(x)),
             need_dx=False, out=gradient.layers,

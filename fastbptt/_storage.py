@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastbptt._extras import import_extra
+from fastbptt._leak import Leak
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -142,7 +143,7 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
     metadata = {
         "format": FORMAT,
         "version": str(1 if progress is None else VERSION),
-        "model": json.dumps(model.config()),
+        "model": json.dumps(_plain(model.config())),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
     write = import_extra("safetensors.numpy", "train", "a checkpoint").save
@@ -166,8 +167,8 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
-        config = check_config(**given)
-        if json.dumps(given, sort_keys=True) != json.dumps(config, sort_keys=True):
+        config = check_config(**_config(given))
+        if json.dumps(given, sort_keys=True) != json.dumps(_plain(config), sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {error}") from error
@@ -187,6 +188,20 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
     return model_of(config, vector), tensors, progress, version
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's config as JSON has it; without a leak as files had it before there were any."""
+    rest = {name: value for name, value in config.items() if name != "leak"}
+    leak = config["leak"]
+    if leak is None:
+        return rest
+    return {**rest, "leak": {"alpha": np.asarray(leak.alpha).tolist(), "of": leak.of}}
+
+
+def _config(given: Any) -> dict[str, Any]:
+    """A model's config from what JSON has."""
+    return {**given, "leak": Leak(**given["leak"])} if "leak" in given else given
 
 
 def _content(path: FilePath) -> bytes:

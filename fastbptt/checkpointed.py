@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
 from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
 from fastbptt.rnn import Activation, Backend, Gradients, Params
 
@@ -27,7 +28,8 @@ class Checkpoints(NamedTuple):
     Attributes
     ----------
     h : ndarray, (C + 1, B, H)
-        States before the first step of each of C windows, and the last states: ``h[-1]``.
+        States before the first step of each of C windows, and the last states: ``h[-1]``.  With a
+        leak of potentials it is these.
     steps : int
         Steps of a window; the last one may have fewer.
     """
@@ -43,13 +45,14 @@ def forward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
     backend: Backend = "numba",
 ) -> Checkpoints:
     """States at the starts of about sqrt(T) windows of time, and the last ones.
 
     Parameters
     ----------
-    params, x, h0, lengths, activation, backend
+    params, x, h0, lengths, activation, leak, backend
         As for :func:`fastbptt.forward`.
 
     Returns
@@ -61,14 +64,16 @@ def forward_checkpointed(
     TypeError, ValueError
         As :func:`fastbptt.forward`.
     """
-    T, B, *_ = _checks.layer(params, x, activation)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
-    stack, steps = Stack([Params(*params)], activation=activation, backend=backend), window_size(T)
-    state, kept, last = None if h0 is None else [h0], [], []
-    for passed in forward_windows(stack, x, state, lengths=lengths, steps=steps):
-        kept.append(passed.h[0][0].copy())
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
+    steps = window_size(T)
+    state, last = None if h0 is None else [h0], []
+    starts: list[Start] = []
+    for passed in forward_windows(stack, x, state, lengths=lengths, steps=steps, starts=starts):
         last = passed.last
+    kept = [np.zeros((B, H), dtype) if s.h0 is None else s.h0[0] for s in starts]
     return Checkpoints(np.stack([*kept, *last]), steps)
 
 
@@ -80,6 +85,7 @@ def backward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
     need_dx: bool = True,
     backend: Backend = "numba",
 ) -> Gradients:
@@ -87,7 +93,7 @@ def backward_checkpointed(
 
     Parameters
     ----------
-    params, x, lengths, activation, need_dx, backend
+    params, x, lengths, activation, leak, need_dx, backend
         As for :func:`fastbptt.backward`.
     checkpoints : Checkpoints
         What :func:`forward_checkpointed` returned.
@@ -133,7 +139,7 @@ def backward_checkpointed(
         _checks.array("dh", found, dtype, h.shape, "(n, B, H), as h has")
         return found
 
-    stack = Stack([Params(*params)], activation=activation, backend=backend)
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
     starts = [Start([h], None) for h in checkpoints.h[:-1]]
     at_last: Any = [dh] if last_only else None
     layers, dx, [dh0] = backward_windows(
@@ -216,14 +222,17 @@ def backward_windows(
     """
     space = _space(stack, x, steps)
     total, part, dxs = None, None, []
+    dstate = None
     dh0: list[np.ndarray] = []
     pieces = zip(range(0, max(len(x), 1), steps), windows(x, lengths, steps), starts, strict=True)
     for t, (window, its_lengths), (h0, rng) in reversed([*pieces]):
         passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
         here = None if doutputs is None else doutputs(t, stack.outputs(passed))
         fill = out if total is None else part
-        dlayers, dx, dh0 = stack.backward(passed, here, dlast, need_dx=need_dx, out=fill)
-        dlast = dh0  # a window's initial states are the last ones of that before it
+        dlayers, dx, dh0 = stack.backward(
+            passed, here, dlast, dstate=dstate, need_dx=need_dx, out=fill
+        )
+        dlast, dstate = None, dh0  # a window's initial states are the last ones of that before it
         dxs.append(dx)
         if total is None:
             total = dlayers

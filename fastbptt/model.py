@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._leak import Leak
 from fastbptt._network import Network
 from fastbptt._sequences import Sequences
 from fastbptt.losses import LOSSES, reduction
 from fastbptt.reference import ACTIVATIONS
-from fastbptt.rnn import BACKENDS
+from fastbptt.rnn import BACKENDS, leaks
 
 OUTPUTS = "last", "all"
 # Sequences whose outputs are computed together: enough to fill every core.
@@ -33,8 +34,8 @@ class RNN:
         I, H and O, at least 1.
     num_layers : int, default 1
     bidirectional : bool, default False
-    activation : {"tanh", "relu", "identity"}, default "tanh"
-        The function f.
+    activation : str, default "tanh"
+        The function f, one of those that :func:`fastbptt.forward` knows.
     output : {"last", "all"}, default "last"
         What is read out: the state after the last step, many to one (in both directions: the state
         of each once it has read the whole sequence), or every step's, many to many.
@@ -46,6 +47,8 @@ class RNN:
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
         uniform within ``sqrt(6 / (D H + O))`` of zero, D directions (Glorot and Bengio 2010).
     backend : {"numba", "numpy"}, default "numba"
+    leak : Leak, optional
+        How slowly units follow their inputs, in every layer: see :class:`fastbptt.Leak`.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class RNN:
     dropout: float
     dtype: str
     backend: str
+    leak: Leak | None
     network: Network
 
     def __init__(
@@ -94,10 +98,11 @@ class RNN:
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
+        leak: Leak | None = None,
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend,
+            dropout, dtype, backend, leak,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -138,7 +143,8 @@ class RNN:
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
-            Initial states, as an earlier call returned them; zero by default.  One direction only.
+            Initial states, as an earlier call returned them; zero by default.  With a leak of
+            potentials it is these.  One direction only.
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
@@ -294,7 +300,8 @@ class RNN:
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
-        options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
+        names = _CONFIG[3:] if self.leak is not None else _CONFIG[3:-1]
+        options = (f"{name}={getattr(self, name)!r}" for name in names)
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -313,7 +320,7 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "dtype", "backend", "leak")  # fmt: skip
 
 
 def check_config(
@@ -327,6 +334,7 @@ def check_config(
     dropout: Any,
     dtype: Any,
     backend: Any,
+    leak: Any = None,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -347,8 +355,9 @@ def check_config(
         raise ValueError(
             f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
         )
+    leaks(leak, hidden_size, np.dtype(dtype))
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, dtype, backend)  # fmt: skip
+              share, dtype, backend, leak)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 

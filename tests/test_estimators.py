@@ -344,7 +344,7 @@ def test_y_far_from_the_first():
     [
         ("hidden_size", 0),
         ("num_layers", 1.5),
-        ("activation", "sigmoid"),
+        ("activation", "elu"),
         ("dropout", 1.0),
         ("learning_rate", 0),
         ("learning_rate", "0.1"),
