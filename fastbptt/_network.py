@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
 from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
@@ -113,6 +114,7 @@ class Network:
         noise: float,
         dtype: str,
         backend: Backend,
+        leak: Leak | None = None,
         *,
         vector: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
@@ -125,8 +127,8 @@ class Network:
         self._weights = Weights(self.vector, self._shapes)
         self.stack = Stack(
             self._weights.layers, directions=1 + bidirectional, activation=activation,
-            dropout=dropout, output_dropout=output_dropout if output == "all" else 0.0,
-            backend=backend,
+            leak=leak, dropout=dropout,
+            output_dropout=output_dropout if output == "all" else 0.0, backend=backend,
         )  # fmt: skip
         if rng is not None:
             self._draw(rng)
@@ -364,7 +366,11 @@ class Network:
     def _last(
         self, states: Sequence[np.ndarray], rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the readout reads of last states, (B, D H), and what dropout multiplied it by."""
+        """What the readout reads after a pass, (B, D H), and what dropout multiplied it by.
+
+        `states` is what a next pass goes on from.
+        """
+        states = self.stack.seen(states)
         top = states[-1]
         if self.stack.directions == 2:
             top = np.concatenate(states[-2:], axis=1)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
 from fastbptt._noise import Noise, check_noise, check_type
 from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
 from fastbptt.rnn import Activation, Backend, Gradients, Params
@@ -28,7 +29,8 @@ class Checkpoints(NamedTuple):
     Attributes
     ----------
     h : ndarray, (C + 1, B, H)
-        States before the first step of each of C windows, and the last states: ``h[-1]``.
+        States before the first step of each of C windows, and the last states: ``h[-1]``.  With a
+        leak of potentials it is these.
     steps : int
         Steps of a window; the last one may have fewer.
     """
@@ -44,6 +46,7 @@ def forward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
     noise: Noise | None = None,
     backend: Backend = "numba",
 ) -> Checkpoints:
@@ -51,7 +54,7 @@ def forward_checkpointed(
 
     Parameters
     ----------
-    params, x, h0, lengths, activation, backend
+    params, x, h0, lengths, activation, leak, backend
         As for :func:`fastbptt.forward`.
     noise : Noise, optional
         As for :func:`fastbptt.forward`, but no array, which would take as much memory as states.
@@ -69,11 +72,15 @@ def forward_checkpointed(
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
     _check(noise, T, B, H, dtype)
-    stack, steps = Stack([Params(*params)], activation=activation, backend=backend), window_size(T)
-    state, kept, last = None if h0 is None else [h0], [], []
-    for passed in forward_windows(stack, x, state, lengths=lengths, noise=noise, steps=steps):
-        kept.append(passed.h[0][0].copy())
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
+    steps, last = window_size(T), []
+    starts: list[Start] = []
+    for passed in forward_windows(
+        stack, x, None if h0 is None else [h0], lengths=lengths, noise=noise, steps=steps,
+        starts=starts,
+    ):  # fmt: skip
         last = passed.last
+    kept = [np.zeros((B, H), dtype) if s.h0 is None else s.h0[0] for s in starts]
     return Checkpoints(np.stack([*kept, *last]), steps)
 
 
@@ -85,6 +92,7 @@ def backward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
     noise: Noise | None = None,
     need_dx: bool = True,
     backend: Backend = "numba",
@@ -93,7 +101,7 @@ def backward_checkpointed(
 
     Parameters
     ----------
-    params, x, lengths, activation, need_dx, backend
+    params, x, lengths, activation, leak, need_dx, backend
         As for :func:`fastbptt.backward`.
     checkpoints : Checkpoints
         What :func:`forward_checkpointed` returned.
@@ -141,7 +149,7 @@ def backward_checkpointed(
         _checks.array("dh", found, dtype, h.shape, "(n, B, H), as h has")
         return found
 
-    stack = Stack([Params(*params)], activation=activation, backend=backend)
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
     _check(noise, T, B, H, dtype)
     starts = [
         Start([h], noise=noise and noise.at(step=c * checkpoints.steps))
@@ -237,6 +245,7 @@ def backward_windows(
     """
     space = _space(stack, x, steps)
     total, part, dxs = None, None, []
+    dstate = None
     dh0: list[np.ndarray] = []
     pieces = zip(range(0, max(len(x), 1), steps), windows(x, lengths, steps), starts, strict=True)
     for t, (window, its_lengths), (h0, rng, noise) in reversed([*pieces]):
@@ -244,9 +253,9 @@ def backward_windows(
         here = None if doutputs is None else doutputs(t, stack.outputs(passed))
         fill = out if total is None else part
         dlayers, dx, dh0 = stack.backward(
-            passed, here, dlast, dstates=dstates, need_dx=need_dx, out=fill
+            passed, here, dlast, dstate=dstate, dstates=dstates, need_dx=need_dx, out=fill
         )
-        dlast = dh0  # a window's initial states are the last ones of that before it
+        dlast, dstate = None, dh0  # a window's initial states are the last ones of that before it
         dxs.append(dx)
         if total is None:
             total = dlayers

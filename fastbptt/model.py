@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
 from fastbptt._criterion import Criterion
+from fastbptt._leak import Leak
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._noise import Noise, check_type
 from fastbptt._sequences import Sequences
 from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
-from fastbptt.rnn import BACKENDS
+from fastbptt.rnn import BACKENDS, leaks
 
 OUTPUTS = "last", "all"
 # Sequences whose outputs are computed together: enough to fill every core.
@@ -36,8 +37,8 @@ class RNN:
         I, H and O, at least 1.
     num_layers : int, default 1
     bidirectional : bool, default False
-    activation : {"tanh", "relu", "identity"}, default "tanh"
-        The function f.
+    activation : str, default "tanh"
+        The function f, one of those that :func:`fastbptt.forward` knows.
     output : {"last", "all"}, default "last"
         What is read out: the state after the last step, many to one (in both directions: the state
         of each once it has read the whole sequence), or every step's, many to many.
@@ -54,6 +55,8 @@ class RNN:
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
         uniform within ``sqrt(6 / (D H + O))`` of zero, D directions (Glorot and Bengio 2010).
     backend : {"numba", "numpy"}, default "numba"
+    leak : Leak, optional
+        How slowly units follow their inputs, in every layer: see :class:`fastbptt.Leak`.
 
     Raises
     ------
@@ -88,6 +91,7 @@ class RNN:
     noise: float
     dtype: str
     backend: str
+    leak: Leak | None
     network: Network
 
     @with_our_names
@@ -107,10 +111,11 @@ class RNN:
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
+        leak: Leak | None = None,
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, output_dropout, noise,
+            dropout, dtype, backend, output_dropout, noise, leak,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -194,7 +199,8 @@ class RNN:
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
-            Initial states, as an earlier call returned them; zero by default.  One direction only.
+            Initial states, as an earlier call returned them; zero by default.  With a leak of
+            potentials it is these.  One direction only.
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
@@ -471,7 +477,8 @@ class RNN:
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
-        options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
+        names = _CONFIG[3:] if self.leak is not None else _CONFIG[3:-1]
+        options = (f"{name}={getattr(self, name)!r}" for name in names)
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -490,7 +497,8 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "output_dropout", "noise", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend",
+           "leak")  # fmt: skip
 
 
 def check_config(
@@ -506,6 +514,7 @@ def check_config(
     backend: Any,
     output_dropout: Any = 0.0,
     noise: Any = 0.0,
+    leak: Any = None,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -523,8 +532,10 @@ def check_config(
             f"dropout is {dropout} with one layer, expected 0: it acts between two layers, "
             "output_dropout before the readout"
         )
+    leaks(leak, hidden_size, np.dtype(dtype))
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, of_outputs, _checks.number("noise", noise), dtype, backend)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend,
+              leak)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 
