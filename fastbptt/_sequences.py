@@ -67,7 +67,8 @@ def inputs(
     Parameters
     ----------
     x : array_like
-        (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.
+        (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.  If I is not 1,
+        integers (N, T) or a list of (T_i,) are tokens, 0 to I - 1 where they count.
     lengths : array_like of int, (N,), or None
         For an array x: the steps of each sequence that count.
     size : int
@@ -77,25 +78,35 @@ def inputs(
     Returns
     -------
     Sequences
-        Steps of shape (I,).
+        Steps of shape (I,), or of tokens ().
     """
     if isinstance(x, (list, tuple)):
         if lengths is not None:
             raise ValueError(
                 "lengths is given with a list x, whose arrays have lengths of their own"
             )
+        x = [real(f"x[{i}]", a) for i, a in enumerate(x)]
+        if size > 1 and _integers(x):
+            for i, a in enumerate(x):
+                _checks.tokens(f"x[{i}]", a, size, None)
+            return _from_list("x", x, (), np.int64)
         return _from_list("x", x, (size,), dtype)
     x = real("x", x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
-    if x.ndim != 3 or x.shape[2] != size:
+    of_tokens = x.ndim == 2 and x.dtype.kind in "iu"
+    if not of_tokens and (x.ndim != 3 or x.shape[2] != size):
         raise ValueError(
             f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
-            f"with I = {size}, or a list of arrays"
+            f"with I = {size}, {'' if size == 1 else '(N, T) of integers, '}or a list of arrays"
         )
     N, T = x.shape[:2]
-    lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
-    return _from_padded(x, lengths, dtype)
+    if lengths is not None:
+        lengths = _checks.lengths(lengths, T, N)
+    if of_tokens:
+        _checks.tokens("x", x, size, lengths, time=1)
+        dtype = x.dtype
+    return _from_padded(x, np.full(N, T) if lengths is None else lengths, dtype)
 
 
 def targets(
@@ -126,9 +137,7 @@ def targets(
     N, of_steps, or_classes = len(x), output == "all", takes_classes(loss)
     if of_steps and isinstance(y, (list, tuple)):
         y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
-        classes = or_classes and all(
-            a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
-        )
+        classes = or_classes and _integers(y)
         for a in y if classes else ():
             _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
@@ -163,6 +172,11 @@ def targets(
     if classes:
         _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
     return _from_padded(y, x.lengths, dtype)
+
+
+def _integers(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether all are (T_i,) of integers, or empty."""
+    return all(a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in arrays)
 
 
 def _check_int64(classes: np.ndarray, size: int) -> None:

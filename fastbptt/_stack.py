@@ -28,7 +28,7 @@ class Pass(NamedTuple):
     Attributes
     ----------
     lengths : ndarray, (B,), or None
-    x : list of ndarray, (T, B, I or D H)
+    x : list of ndarray, (T, B, I or D H), or of integers (T, B)
         Inputs.
     h : list of ndarray, (T + 1, B, H)
         States.
@@ -111,7 +111,7 @@ class Stack:
 
         Parameters
         ----------
-        x : ndarray, (T, B, I)
+        x : ndarray, (T, B, I), or of integers (T, B): tokens
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
             Initial states, for each layer and direction; zero by default.
         lengths : ndarray of int64, (B,), optional
@@ -132,7 +132,7 @@ class Stack:
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
             if drawn is not None and l > 0:
-                mask = drawn[:, l - 1].astype(x.dtype) * (1 / (1 - self.dropout))
+                mask = drawn[:, l - 1].astype(below.dtype) * (1 / (1 - self.dropout))
                 below = below * mask
             passed.masks.append(mask)
             for d in range(D):
@@ -173,7 +173,7 @@ class Stack:
         dlast : ndarray, (L D, B, H), or sequence of (ndarray, (B, H), or None), optional
             The loss's gradient at the last states, for each layer and direction; zero by default.
         need_dx : bool, default True
-            False leaves out the gradient of the inputs and its cost.
+            False leaves out the gradient of the inputs and its cost.  Tokens have none.
         out : sequence of Params, optional
             C-contiguous arrays to fill with the gradients of the weights, and to return.
 
@@ -183,6 +183,7 @@ class Stack:
         """
         D, H, lengths = self.directions, self.hidden_size, passed.lengths
         self._check(passed, doutputs, dlast)
+        need_dx = need_dx and passed.x[0].ndim == 3
         run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
@@ -221,7 +222,7 @@ class Stack:
         dlast: SomeStates | None,
     ) -> None:
         """Check the gradients given against the pass."""
-        (T, B, _), dtype = passed.x[0].shape, passed.x[0].dtype
+        (T, B, *_), dtype = passed.x[0].shape, passed.h[0].dtype
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")

@@ -334,7 +334,7 @@ class Run:
         Parameters
         ----------
         minibatch : tuple
-            x (T, B, I), y, and lengths or None.
+            x (T, B, I), or tokens (T, B), y, and lengths or None.
         state : sequence of ndarray, (B, H), optional
             Initial states of each layer; zero by default.
 
@@ -496,7 +496,7 @@ def _last_steps(
     rng: np.random.Generator,
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray | None], Any]:  # fmt: skip
     """The minibatch of each sequence's last steps, `count` at most, and the states before them."""
-    T, B, _ = x.shape
+    T, B = x.shape[:2]
     if count >= T:
         return (x, y, lengths), None
     ends = np.full(B, T) if lengths is None else lengths
