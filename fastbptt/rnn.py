@@ -125,8 +125,8 @@ def forward(
     x : ndarray, (T, B, I)
         Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
         ``x.transpose(1, 0, 2)``: if its last axis is contiguous, nothing is copied.
-        Or tokens, (T, B) of any integer dtype from 0 to I - 1: ``W_x[x[t - 1]]``, rows of W_x, stand
-        in place of ``x[t - 1] @ W_x``, as if x were one-hot.
+        Or tokens, integers (T, B) from 0 to I - 1: in place of ``x[t - 1] @ W_x`` come rows of W_x,
+        ``W_x[x[t - 1]]``, as if x were one-hot.
     h0 : ndarray, (B, H), optional
         Initial state; zero by default.  With a leak of potentials it is that of these, and
         ``h[0] = f(h0)``.
@@ -271,8 +271,8 @@ def backward(
     -------
     Gradients
         ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` (zero past a
-        sequence's length; None with ``need_dx=False`` and of tokens), and of the initial state: with a leak of
-        potentials, of theirs.
+        sequence's length; None with ``need_dx=False`` and of tokens), and of the initial state:
+        with a leak of potentials, of theirs.
 
     Raises
     ------

@@ -95,6 +95,7 @@ class _OfForward(NamedTuple):
     alphas: Filled2  # (2, H and up to a whole vector): alpha and 1 - alpha, 1 and 0 behind
     v: Filled3  # potentials (T + 1, B, H), or (1, B, H); (0, 0, 0) if there are none
     noise: Given3  # (0, 0, 0) if there is none
+    tokens: Ints2  # (T, B) if they stand in place of x, which is (T, B, 0); else (0, 0)
 
 
 class _OfBackward(NamedTuple):
@@ -102,6 +103,7 @@ class _OfBackward(NamedTuple):
 
     leak: int
     alphas: Filled2  # as above
+    tokens: Ints2
 
 
 class Matrix(NamedTuple):
@@ -172,8 +174,10 @@ class BackwardTask(NamedTuple):
     packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
     dz: Floats  # (buffers, capacity, ldz): dz_t by rows
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    where: Ints  # (buffers, capacity): row of dx, (T B, I)
-    sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    where: Ints  # (buffers, capacity): row of dx, (T B, I); of tokens, row of dW_x
+    sums: (
+        Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    )
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
 
@@ -189,6 +193,8 @@ class ForwardCell(NamedTuple):
     adds: bool  # whether anything is added to z
     has_noise: bool
     noise: Matrix
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 class BackwardCell(NamedTuple):
@@ -198,6 +204,8 @@ class BackwardCell(NamedTuple):
     alpha: Floats
     keep: Floats
     carried: Floats  # (B, ldz), a row for each place in `order`
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ h_t > (1 - alpha) h_{t-1} says exactly whether f(z_t) > 0.
 
 from fastbptt.kernels._activation import activate_any, slope_any, slope_of_rate
 from fastbptt.kernels._compiling import inlined
-from fastbptt.kernels._rows import copy_row, copy_row_padded, row
+from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._simd import (
     LANES,
     add,
@@ -23,6 +23,8 @@ from fastbptt.kernels._simd import (
     mul,
     multiply_add,
     offset,
+    offset_bytes,
+    put,
     store,
     store_first,
 )
@@ -58,10 +60,19 @@ def begin(p, b):
 @inlined
 def fill_added(p, added, rows, index, t):
     """Put what is added to z_t into the first rows; `index` has each row's sequence."""
-    if p.cell.has_noise:
-        for r in range(rows):
-            noise = row(p.cell.noise, t - 1, get(index, r))
-            copy_row_padded(offset(added, r * p.plan.ldn), noise, p.H)
+    for r in range(rows if p.cell.adds else 0):
+        b, to = get(index, r), offset(added, r * p.plan.ldn)
+        if p.cell.has_tokens:
+            token = get(p.cell.tokens, (t - 1) * p.B + b)
+            copy_row_padded(to, offset_bytes(p.W_x.data, token * p.W_x.r), p.H)
+        if p.cell.has_noise:
+            noise = row(p.cell.noise, t - 1, b)
+            if p.cell.has_tokens:
+                for at in range(0, p.H, LANES(to)):
+                    more = load_first(offset(noise, at), p.H - at)
+                    store(offset(to, at), add(load(offset(to, at)), more))
+            else:
+                copy_row_padded(to, noise, p.H)
 
 
 @inlined
@@ -101,6 +112,30 @@ def hold(p, b, last):
 #     dv_t = f'(v_t) (dh_t + dz_{t+1} W_h^T) + (1 - alpha) dv_{t+1}      dz_t = alpha dv_t
 #
 # What is passed on with 1 - alpha lies in `carried`, a row for each place in `order`.
+
+
+@inlined
+def keep_place(p, where, t, b):
+    """Keep where dx_t of sequence b goes, or of tokens, which row of dW_x takes dz_t."""
+    if p.cell.has_tokens:
+        put(where, 0, get(p.cell.tokens, (t - 1) * p.B + b))
+    elif p.need_dx:
+        put(where, 0, (t - 1) * p.B + b)
+
+
+@inlined
+def scatter(p, sums, buffer, block, skip, n):
+    """dW_x[x_t] += dz_t for the n units of a panel, row by row in the buffer's order."""
+    if p.cell.has_tokens:
+        capacity, ldz = p.plan.capacity, p.plan.ldz
+        dW_x, dz = offset(sums.dW_x, skip), offset(p.dz, buffer * capacity * ldz + skip)
+        if block.number == 0:
+            fill_rows(dW_x, p.plan.x_rows, n, p.H)
+        for r in range(block.rows):
+            to = offset(dW_x, get(p.where, buffer * capacity + r) * p.H)
+            for at in range(0, n, LANES(dz)):
+                gradient = add(load_first(offset(to, at), n - at), load(offset(dz, r * ldz + at)))
+                store_first(offset(to, at), gradient, n - at)
 
 
 @inlined
@@ -156,5 +191,15 @@ def end_at_start(p, b):
 # All of these, in place of those of `_plain`.
 FUNCTIONS = {
     f.__name__: f
-    for f in (begin, fill_added, new_state, hold, gradient_at_z, initial_gradient, end_at_start)
+    for f in (
+        begin,
+        fill_added,
+        new_state,
+        hold,
+        keep_place,
+        scatter,
+        gradient_at_z,
+        initial_gradient,
+        end_at_start,
+    )
 }

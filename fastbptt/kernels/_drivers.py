@@ -249,7 +249,7 @@ def _entry_points(source):
                 put(order, r, r)
                 put(lengths, r, T)
         if get(lengths, 0) == 0:  # no step counts
-            fill_rows(pointer(given.dW_x), I, H, H)
+            fill_rows(pointer(given.dW_x), len(given.dW_x), H, H)
             fill_rows(pointer(given.dW_h), H, H, H)
             fill_rows(db, 1, H, H)
         h_t = given.h.strides[0] if R > 0 else 0
@@ -298,9 +298,11 @@ def whole_forward_task(p, given, start):
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
         v=pointer(v),
         v_t=p.B * p.H if len(v) > 1 else 0,
-        adds=noise.size > 0,
+        adds=noise.size > 0 or given.tokens.size > 0,
         has_noise=noise.size > 0,
         noise=matrix(noise, noise.strides[0]),
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -312,6 +314,8 @@ def whole_backward_task(p, given, start):
         alpha=pointer(given.alphas),
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
         carried=cast_like(offset(start, given.plan[0].carried_at), p.db),
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -324,6 +328,7 @@ _cell_forward_worker = exchanged(_forward_worker, **CELL)
 _cell_backward_worker = exchanged(
     _backward_worker,
     state_piece=exchanged(state_piece, **CELL),
+    weight_piece=exchanged(weight_piece, **CELL),
     input_piece=exchanged(input_piece, **CELL),
     **CELL,
 )
@@ -386,8 +391,8 @@ def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False):
-    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell)
+def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
+    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
     compiled = _compiled_backward(dtype, True) if cell else _compiled_backward(dtype)
     return _prepared(compiled, plan)
 
@@ -403,6 +408,7 @@ _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
 NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_TOKENS = np.zeros((0, 0), np.int64)
 
 
 def _rows(a):
@@ -427,6 +433,15 @@ Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their g
 Leaking = tuple[np.ndarray, str]  # alpha (H,), and of what
 
 
+def _with_tokens(params, x):
+    """Weights, inputs and tokens: of tokens x, no inputs, and rows of W_x to read vectors from."""
+    if x.ndim == 3:
+        return params, x, NO_TOKENS
+    W_x, W_h, b = params
+    inputs = np.zeros((*x.shape, 0), W_x.dtype)
+    return (_rows(W_x), W_h, b), inputs, np.ascontiguousarray(x, np.int64)
+
+
 def _alphas(leak, H, dtype):
     """alpha and 1 - alpha, (2, H and up to a whole vector); 1 and 0 behind."""
     if leak is None:
@@ -443,17 +458,18 @@ def forward(
     leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
-    T, B, _ = x.shape
+    T, B, *_ = x.shape
     if not B or not (T or leak):
         return
-    if leak is None and noise is None and activation in PLAIN:
+    if leak is None and noise is None and activation in PLAIN and x.ndim == 3:
         _run_forward(params, x, h, lengths, activation)
         return
     dtype = h.dtype
+    params, x, tokens = _with_tokens(params, x)
     of = 0 if leak is None else LEAKS[leak[1]]
     v = NO_DX[dtype] if v is None else v if v.ndim == 3 else v[None]
     noise = NO_DX[dtype] if noise is None else _rows(noise)
-    cell = of, _alphas(leak, h.shape[2], dtype), v, noise
+    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, tokens
     _run_forward(params, x, h, lengths, activation, cell)
 
 
@@ -478,8 +494,8 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     threads = claim.threads if claim else 1
     key = B, I, H, R, dtype, threads
     if cell is not None:
-        leak, alphas, v, noise = cell
-        key = *key, True, noise.size > 0
+        leak, alphas, v, noise, tokens = cell
+        key = *key, True, noise.size > 0 or tokens.size > 0
     run, worker, plan, total = _prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
@@ -488,7 +504,9 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     if cell is None:
         task = run((x, W_x, W_h, b, h, by_length, activation, plan, work))
     else:
-        task = run((x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise))
+        task = run(
+            (x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise, tokens)
+        )
     if claim:
         claim.use(worker, task)
     if total <= KEPT:
@@ -504,9 +522,10 @@ def backward(
     every_step = dh.ndim == 3
     if x.shape[1] and (len(x) or leak):
         cell = None
-        if leak is not None or activation not in PLAIN:
+        if leak is not None or activation not in PLAIN or x.ndim == 2:
             of = 0 if leak is None else LEAKS[leak[1]]
-            cell = of, _alphas(leak, h.shape[2], h.dtype)
+            params, x, tokens = _with_tokens(params, x)
+            cell = of, _alphas(leak, h.shape[2], h.dtype), tokens
         if not len(x):
             lengths = np.zeros(x.shape[1], np.int64)
         dh = dh if every_step else dh[None]
@@ -547,8 +566,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     threads = claim.threads if claim else 1
     key = T, B, I, H, R, dtype, small, threads, need_dx
     if cell is not None:
-        leak, alphas = cell
-        key = *key, True
+        leak, alphas, tokens = cell
+        key = *key, True, 0 if I else len(dW_x)
     run, worker, plan, total = _prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     activation = CODES[activation]
@@ -563,7 +582,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     else:
         task = run(
             (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
-             work, leak, alphas)
+             work, leak, alphas, tokens)
         )  # fmt: skip
     if claim:
         claim.use(worker, task)
