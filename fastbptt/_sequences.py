@@ -60,7 +60,11 @@ class Sequences:
 
 
 def inputs(
-    x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike
+    x: ArrayLike | Sequence[ArrayLike],
+    lengths: ArrayLike | None,
+    size: int,
+    dtype: DTypeLike,
+    name: str = "x",
 ) -> Sequences:
     """Sequences of a model's inputs.
 
@@ -74,6 +78,8 @@ def inputs(
     size : int
         I.
     dtype : numpy.dtype
+    name : str, default "x"
+        What errors call it.
 
     Returns
     -------
@@ -83,28 +89,28 @@ def inputs(
     if isinstance(x, (list, tuple)):
         if lengths is not None:
             raise ValueError(
-                "lengths is given with a list x, whose arrays have lengths of their own"
+                f"lengths is given with a list {name}, whose arrays have lengths of their own"
             )
-        x = [real(f"x[{i}]", a) for i, a in enumerate(x)]
-        if size > 1 and _integers(x):
+        x = [real(f"{name}[{i}]", a) for i, a in enumerate(x)]
+        if size > 1 and _integers(x) and any(a.dtype.kind in "iu" for a in x):
             for i, a in enumerate(x):
-                _checks.tokens(f"x[{i}]", a, size, None)
-            return _from_list("x", x, (), np.int64)
-        return _from_list("x", x, (size,), dtype)
-    x = real("x", x)
+                _checks.tokens(f"{name}[{i}]", a, size, None)
+            return _from_list(name, x, (), np.int64)
+        return _from_list(name, x, (size,), dtype)
+    x = real(name, x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
     of_tokens = x.ndim == 2 and x.dtype.kind in "iu"
     if not of_tokens and (x.ndim != 3 or x.shape[2] != size):
         raise ValueError(
-            f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
+            f"{name} has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
             f"with I = {size}, {'' if size == 1 else '(N, T) of integers, '}or a list of arrays"
         )
     N, T = x.shape[:2]
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, N)
     if of_tokens:
-        _checks.tokens("x", x, size, lengths, time=1)
+        _checks.tokens(name, x, size, lengths, time=1)
         dtype = x.dtype
     return _from_padded(x, np.full(N, T) if lengths is None else lengths, dtype)
 
