@@ -60,11 +60,7 @@ class Sequences:
 
 
 def inputs(
-    x: ArrayLike | Sequence[ArrayLike],
-    lengths: ArrayLike | None,
-    size: int,
-    dtype: DTypeLike,
-    name: str = "x",
+    x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike
 ) -> Sequences:
     """Sequences of a model's inputs.
 
@@ -72,47 +68,69 @@ def inputs(
     ----------
     x : array_like
         (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.  If I is not 1,
-        integers (N, T) or a list of (T_i,) are tokens, 0 to I - 1 where they count.
+        integers (N, T) or a list of (T_i,) are tokens.
     lengths : array_like of int, (N,), or None
         For an array x: the steps of each sequence that count.
     size : int
         I.
     dtype : numpy.dtype
-    name : str, default "x"
-        What errors call it.
 
     Returns
     -------
     Sequences
-        Steps of shape (I,), or of tokens ().
+        Steps of shape (I,), or () if they are tokens.
     """
     if isinstance(x, (list, tuple)):
         if lengths is not None:
             raise ValueError(
-                f"lengths is given with a list {name}, whose arrays have lengths of their own"
+                "lengths is given with a list x, whose arrays have lengths of their own"
             )
-        x = [real(f"{name}[{i}]", a) for i, a in enumerate(x)]
-        if size > 1 and _integers(x) and any(a.dtype.kind in "iu" for a in x):
-            for i, a in enumerate(x):
-                _checks.tokens(f"{name}[{i}]", a, size, None)
-            return _from_list(name, x, (), np.int64)
-        return _from_list(name, x, (size,), dtype)
-    x = real(name, x)
+        x = [real(f"x[{i}]", a) for i, a in enumerate(x)]
+        if size > 1 and _integers(x) and any(a.size for a in x):
+            return tokens("x", x, None, size)
+        return _from_list("x", x, (size,), dtype)
+    x = real("x", x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
-    of_tokens = x.ndim == 2 and x.dtype.kind in "iu"
-    if not of_tokens and (x.ndim != 3 or x.shape[2] != size):
+    if x.ndim == 2 and x.dtype.kind in "iu":
+        return tokens("x", x, lengths, size)
+    if x.ndim != 3 or x.shape[2] != size:
         raise ValueError(
-            f"{name} has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
+            f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
             f"with I = {size}, {'' if size == 1 else '(N, T) of integers, '}or a list of arrays"
         )
     N, T = x.shape[:2]
-    if lengths is not None:
-        lengths = _checks.lengths(lengths, T, N)
-    if of_tokens:
-        _checks.tokens(name, x, size, lengths, time=1)
-        dtype = x.dtype
-    return _from_padded(x, np.full(N, T) if lengths is None else lengths, dtype)
+    lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
+    return _from_padded(x, lengths, dtype)
+
+
+def tokens(
+    name: str, x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int
+) -> Sequences:
+    """Sequences of integers from 0 to size - 1, which stand for rows of W_x.
+
+    Parameters
+    ----------
+    name : str
+        What errors call x.
+    x : array_like of int, (N, T), or list of (T_i,)
+    lengths, size
+        As for :func:`inputs`.
+    """
+    if isinstance(x, (list, tuple)):
+        arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(x)]
+        if not _integers(arrays):
+            raise ValueError(f"{name} is a list of other arrays, expected integers (T_i,)")
+        for i, a in enumerate(arrays):
+            _checks.tokens(f"{name}[{i}]", a, size, None)
+        return _from_list(name, arrays, (), np.int64)
+    x = real(name, x)
+    if x.ndim != 2 or x.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {x.dtype} of shape {x.shape}, expected integers (N, T)")
+    N, T = x.shape
+    lengths = None if lengths is None else _checks.lengths(lengths, T, N)
+    _checks.tokens(name, x, size, lengths, time=1)
+    return _from_padded(x, np.full(N, T) if lengths is None else lengths, x.dtype)
 
 
 def targets(

@@ -250,13 +250,14 @@ class RNN:
         several = isinstance(prompt, (list, tuple)) and any(np.ndim(a) for a in prompt)
         if not several:
             prompt = _sequences.real("prompt", prompt)
+            if not prompt.size:
+                raise ValueError("prompt is empty, expected at least one token")
             several = prompt.ndim != 1
-        data = _sequences.inputs(
-            prompt if several else [prompt], None, self.input_size, self.dtype, "prompt"
-        )
+            if not several and prompt.dtype.kind in "iu":
+                _checks.tokens("prompt", prompt, self.input_size, None)
+            prompt = prompt if several else prompt[np.newaxis]
+        data = _sequences.tokens("prompt", prompt, None, self.input_size)
         N = len(data)
-        if data.steps.ndim > 1:
-            raise ValueError("prompt holds no tokens, expected integers (T,), (N, T) or a list")
         if (data.lengths == 0).any():
             raise ValueError("prompt has a sequence without tokens, expected at least one in each")
         drawn, every = np.empty((N, length), np.int64), np.arange(N)
