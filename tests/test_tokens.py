@@ -344,7 +344,7 @@ def cycle(size=5, **options):
     model = RNN(size, 16, size, output="all", seed=0, **options)
     fastbptt.fit(
         model, [tokens[:-1]], [tokens[1:]], loss="cross_entropy",
-        optimizer=fastbptt.Adam(lr=0.02), epochs=50, progress=False, seed=0,
+        optimizer=fastbptt.Adam(learning_rate=0.02), epochs=50, progress=False, seed=0,
     )  # fmt: skip
     return model
 
