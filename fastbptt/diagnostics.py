@@ -232,7 +232,7 @@ def _way_back(
     """
     T, B, H = len(h) - 1, *h.shape[1:]
     lengths = np.full(B, T) if lengths is None else lengths
-    _, df = _FUNCTIONS[activation]
+    _, df, *_ = _FUNCTIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
     for b, length in enumerate(lengths):
         log10_jacobian[:length, b] = _log10_jacobian(params.W_h, df(h[1 : length + 1, b]))

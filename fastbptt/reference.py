@@ -98,7 +98,7 @@ def forward(
 def backward(
     params: Weights, x: np.ndarray, h: np.ndarray, dh: np.ndarray, dparams: Weights,
     dx: np.ndarray | None, dh0: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None,
+    leak: Leaking | None = None, dv: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Fill ``dparams``, ``dx`` and ``dh0`` by backpropagation through time.
 
@@ -120,7 +120,7 @@ def backward(
 
         dv_t = f'(v_t) (dh_t + dz_{t+1} W_h^T) + (1 - \\alpha) dv_{t+1} \\qquad dz_t = \\alpha dv_t
 
-    and of potentials ``dh0`` is :math:`dv_0`.
+    and of potentials ``dh0`` is :math:`dv_0`, and `dv` stands for :math:`(1 - \\alpha) dv_{T+1}`.
 
     Parameters
     ----------
@@ -137,6 +137,8 @@ def backward(
         Overwritten, with 0 past a sequence's length; None if it is not wanted, and of tokens.
     dh0 : ndarray, (B, H)
         Overwritten.
+    dv : ndarray, (B, H), optional
+        The loss's own gradient at the last potentials, ``v[-1]``; 0 by default.
     """
     W_x, W_h, _ = params
     dW_x, dW_h, db = dparams
@@ -147,7 +149,7 @@ def backward(
     at_every_step = dh.ndim == 3
     carried = dh0  # at step t what g_t has from later steps, and so dh_0 in the end
     carried[...] = 0 if at_every_step else dh
-    leaked = np.zeros_like(dh0)  # (1 - alpha) dv_{t+1}
+    leaked = np.zeros_like(dh0) if dv is None else np.array(dv)  # (1 - alpha) dv_{t+1}
     for t in range(len(x), 0, -1):
         live = _live(t, lengths)
         x_t, h_t, h_before = x[t - 1, live], h[t, live], h[t - 1, live]

@@ -249,6 +249,7 @@ def backward(
     need_dx: bool = True,
     backend: Backend = "numba",
     out: tuple[Params, np.ndarray | None, np.ndarray] | None = None,
+    dv: np.ndarray | None = None,
 ) -> Gradients:
     """Gradients of a loss with respect to the weights, the inputs and the initial state.
 
@@ -266,6 +267,9 @@ def backward(
     out : (Params, dx, dh0), optional
         Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
         dtype, sharing no memory with an input or each other.
+    dv : ndarray, (B, H), optional
+        With a leak of potentials, the loss's own gradient at the last ones, which the next piece of
+        a longer sequence found as that of its h0; zero by default.
 
     Returns
     -------
@@ -300,16 +304,27 @@ def backward(
         _checks.tokens("x", x, I, lengths)
         need_dx = False
     run = find_backend(backend).backward
-    more = () if leak is None else (leaks(leak, H, dtype),)
+    more = ()
+    if leak is not None or dv is not None:
+        more = leaks(leak, H, dtype), dv
+        _check_dv(dv, leak, dtype, B, H)
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
         dx = np.empty((T, B, I), dtype) if need_dx else None
         dh0 = np.empty((B, H), dtype)
     else:
-        inputs = (*params, x, h, dh, lengths)
+        inputs = (*params, x, h, dh, lengths, dv)
         dparams, dx, dh0 = _check_gradients(out, dtype, T, B, I, H, need_dx, inputs)
     run(params, x, h, dh, dparams, dx, dh0, lengths, activation, *more)
     return Gradients(dparams, dx, dh0)
+
+
+def _check_dv(dv: Any, leak: Leak | None, dtype: np.dtype, B: int, H: int) -> None:
+    if dv is None:
+        return
+    if leak is None or leak.of != "potential":
+        raise ValueError("dv is given, expected None without a leak of potentials")
+    _checks.array("dv", dv, dtype, (B, H), "(B, H)")
 
 
 def readout(

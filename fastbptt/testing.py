@@ -31,6 +31,7 @@ LEAKS: tuple[str, ...] = ("none", "rate", "potential")
 ALPHAS: tuple[str, ...] = ("0.3", "0.01", "1", "by unit")
 # Activations that a backend may have kernels for which know neither leak nor noise.
 _PLAIN = "tanh", "relu", "identity"
+_FEW = 12  # shapes
 # A readout's inputs, each with the layer's input whose layout it takes.
 _READOUT_INPUTS = {"W_y": "W_x", "b_y": "b", "h": "x", "dy": "dh"}
 _PROPER = (
@@ -116,7 +117,8 @@ class Case(NamedTuple):
         One of `ALPHAS`.
     noise : bool
     every_v : bool
-        Whether potentials are asked for at all steps rather than the last.
+        Whether potentials are asked for at all steps rather than the last, and the loss has a
+        gradient at the last ones.
     tokens : bool
         Whether x is (T, B) of integers; then `need_dx` is false.
     """
@@ -175,7 +177,7 @@ def plan(
     """Cases for every shape, dtype and activation, with other options drawn at random.
 
     Of "tanh", "relu" and "identity" one for each shape without leak and noise; of every activation
-    one for each third shape with a leak, noise and tokens drawn as well.
+    one for each shape, or each third of many, with a leak, noise and tokens drawn as well.
 
     What is drawn depends only on the shape, dtype and activation.
 
@@ -204,7 +206,7 @@ def plan(
             if activation in _PLAIN or not cells:
                 yield case
             third = (number - ACTIVATIONS.index(activation)) % 3
-            if cells and (third == 0 or len(shapes) < 3):
+            if cells and (third == 0 or len(shapes) < _FEW):
                 leak, tokens = rng.choice(LEAKS), rng.random() < 0.4
                 plain = leak == "none" and activation in _PLAIN and not tokens
                 yield case.writable(INPUTS)._replace(
@@ -233,9 +235,9 @@ def check_backend(
     ----------
     module : module
         Exports ``forward(params, x, h, lengths, activation, leak, noise, v)``, ``backward(params,
-        x, h, dh, dparams, dx, dh0, lengths, activation, leak)``, ``readout(W_y, b_y, h, y)`` and
-        ``readout_backward(W_y, h, dy, dW_y, db_y, dh)``.  The arguments behind `activation` are
-        left out where there is neither leak nor noise.
+        x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)``, ``readout(W_y, b_y, h, y)``
+        and ``readout_backward(W_y, h, dy, dW_y, db_y, dh)``.  The arguments behind `activation`
+        are left out where there is neither leak nor noise.
     dtypes : iterable of {"float32", "float64"}
     activations : iterable of str, default `ACTIVATIONS`
     shapes : iterable of (T, B, I, H), default :func:`awkward_shapes`
@@ -268,6 +270,8 @@ def check_case(module: Any, case: Case) -> None:
     """
     if case.lengths not in ("none", "full"):
         case = case.writable()  # NaN goes into the padding of x, dh and noise
+    if case.leak == "rate":
+        case = case.writable(("h",))  # f(z) is found from h_t and h_{t-1}
     for check, called in ((_check_readout, f"{case}, readout"), (_check_layer, str(case))):
         try:
             with np.errstate(invalid="ignore"):  # NaN is intended
@@ -566,6 +570,7 @@ class _Layer(NamedTuple):
     noise: np.ndarray | None
     lengths: np.ndarray | None
     v0: np.ndarray
+    dv: np.ndarray
     alpha: np.ndarray
     of: str
 
@@ -608,8 +613,9 @@ def _draw_layer(case: Case, seed: int) -> _Layer:
     alpha = rng.uniform(0.05, 1, H) if case.alpha == "by unit" else np.full(H, float(case.alpha))
     if case.noise:
         noise = _laid(case, "noise", 0.3 * rng.standard_normal((T, B, H)))
+    dv = rng.standard_normal((B, H)).astype(case.dtype)
     drawn = _Layer(
-        W_x, W_h, b, x, h, dh, noise, lengths, v0, alpha.astype(case.dtype), case.leak
+        W_x, W_h, b, x, h, dh, noise, lengths, v0, dv, alpha.astype(case.dtype), case.leak
     )  # fmt: skip
     v = v0.copy() if case.leak == "potential" else None
     more = _more(drawn.leak(case.dtype), noise, v)
@@ -779,6 +785,8 @@ def _run_layer(module: Any, case: Case, data: _Layer) -> dict[str, np.ndarray]:
     inputs = {name: (_as(a, case.dtype), case.layout(name)) for name, a in given.items()}
     if data.lengths is not None:
         inputs["lengths"] = data.lengths, "C"
+    if data.of == "potential" and case.every_v:
+        inputs["dv"] = data.dv.astype(case.dtype), "gaps"
     shapes = {"h": (T + 1, B, H), "dW_x": (I, H), "dW_h": (H, H), "db": (H,), "dh0": (B, H)}
     if case.need_dx:
         shapes["dx"] = T, B, I
@@ -797,7 +805,7 @@ def _run_layer(module: Any, case: Case, data: _Layer) -> dict[str, np.ndarray]:
         more = _more(leak, placed.get("noise"), v)
         module.forward(params, x, results["h"], *rest, *more)
         backward = params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest
-        module.backward(*backward, *(() if leak is None else (leak,)))
+        module.backward(*backward, *(() if leak is None else (leak, placed.get("dv"))))
     if data.of != "potential":
         _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
     elif case.every_v:

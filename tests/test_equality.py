@@ -51,10 +51,10 @@ class FrontDoor:
             h[...] = fastbptt.forward(params, x, v0, leak=leak, v=v, **options)
 
     @staticmethod
-    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None):
+    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None):
         leak = leak and fastbptt.Leak(*leak)
         options = {"lengths": lengths, "activation": activation, "need_dx": dx is not None}
-        got = fastbptt.backward(params, x, h, dh, leak=leak, **options)
+        got = fastbptt.backward(params, x, h, dh, leak=leak, dv=dv, **options)
         for out, a in zip((*dparams, dh0), (*got.params, got.h0), strict=True):
             out[...] = a
         if dx is not None:
@@ -366,18 +366,25 @@ def a_nan_of_noise_spreads(params, x, h, lengths, activation, leak=None, noise=N
 
 @fault("dh0: error")
 def leak_not_carried_back(
-    params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None
+    params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None
 ):  # fmt: skip
-    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak)
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)
     if leak is not None:
         dh0 *= leak[0]
 
 
 @fault("error")
-def slope_at_the_rate(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None):
+def slope_at_the_rate(
+    params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None
+):  # fmt: skip
     """Of rates, f' is taken at h_t rather than at f(z_t)."""
     if leak is not None and leak[1] == "rate":
         leak = np.ones_like(leak[0]), leak[1]
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)
+
+
+@fault("error")
+def dv_forgotten(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None):
     reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak)
 
 
@@ -485,8 +492,9 @@ def writes_to_the_states_read(W_y, h, dy, dW_y, db_y, dh):
 @pytest.mark.parametrize(("functions", "finding"), FAULTS)
 def test_the_kit_finds(functions, finding):
     cells = all(needed(f) < len(inspect.signature(f).parameters) for f in functions.values())
+    shapes = [(7, 13, 3, 9), (4, 5, 2, 33)] if cells else None
     with pytest.raises(AssertionError) as caught:
-        check_backend(backend(**functions), dtypes=["float32"], cells=cells)
+        check_backend(backend(**functions), dtypes=["float32"], shapes=shapes, cells=cells)
     message = str(caught.value)
     assert finding in message
     assert message.startswith("T=")  # the case

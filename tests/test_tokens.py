@@ -276,6 +276,7 @@ def test_data_that_are_turned_away(x, lengths, words):
         ({"output": "all"}, {}),
         ({"output": "all", "num_layers": 2, "dropout": 0.3, "bidirectional": True}, {}),
         ({"output": "last", "num_layers": 2, "bidirectional": True}, {"clip_norm": 0.1}),
+        ({"output": "all", "output_dropout": 0.4}, {"l2": 0.1, "frozen": ["W_h"]}),
         ({"output": "all"}, {"truncate": 2}),
         ({"output": "last"}, {"truncate": 2}),
         ({"output": "all", "num_layers": 2, "dropout": 0.3}, {"memory": "checkpointed"}),
@@ -309,6 +310,27 @@ def test_training_is_as_with_one_hot_inputs(options, training, backend):
     again, found_again = train(padded(sentences), y_padded, lengths)
     np.testing.assert_array_equal(again, vector)
     assert found_again == found
+
+
+@pytest.mark.parametrize("output", ["last", "all"])
+def test_seeing_inside_is_as_with_one_hot_inputs(output):
+    sentences = [[3, 1, 4, 1], [5, 2, 0, 0]]
+    model = RNN(V, H, 3, output=output, dtype="float64", num_layers=2, bidirectional=True, seed=0)
+    hot = one_hot(sentences, V, "float64")
+    y = np.arange(24.0).reshape(2, 4, 3) if output == "all" else np.arange(6.0).reshape(2, 3)
+    for a, b in zip(model.states(sentences), model.states([*hot]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    flows = [fastbptt.diagnostics.gradient_flow(model, x, y) for x in (sentences, hot)]
+    for a, b in zip(*(flow.values() for flow in flows), strict=True):
+        np.testing.assert_allclose(a.log10_gradient, b.log10_gradient, rtol=1e-9)
+    of_tokens, of_hot = (model.objective(x, y)(model.vector) for x in (sentences, hot))
+    assert of_tokens[0] == pytest.approx(of_hot[0], rel=1e-12)
+    np.testing.assert_allclose(of_tokens[1], of_hot[1], rtol=1e-9, atol=1e-12)
+    for a, b in zip(
+        model.loss_and_grads(sentences, y)[1].values(), model.loss_and_grads(hot, y)[1].values(),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_predictions_in_pieces_have_the_same_bits():

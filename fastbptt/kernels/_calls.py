@@ -103,6 +103,7 @@ class _OfBackward(NamedTuple):
 
     leak: int
     alphas: Filled2  # as above
+    dv: Given2  # gradient at the last potentials, (B, H); (0, 0) if it is 0
     tokens: Ints2
 
 
@@ -203,6 +204,8 @@ class BackwardCell(NamedTuple):
     leak: int
     alpha: Floats
     keep: Floats
+    has_dv: bool
+    dv: Matrix  # gradient at the last potentials, (B, H)
     carried: Floats  # (B, ldz), a row for each place in `order`
     has_tokens: bool
     tokens: Ints  # (T, B)

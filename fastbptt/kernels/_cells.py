@@ -111,6 +111,7 @@ def hold(p, b, last):
 #
 #     dv_t = f'(v_t) (dh_t + dz_{t+1} W_h^T) + (1 - alpha) dv_{t+1}      dz_t = alpha dv_t
 #
+# where the given dv stands in place of (1 - alpha) dv_{t+1} at a sequence's last step.
 # What is passed on with 1 - alpha lies in `carried`, a row for each place in `order`.
 
 
@@ -152,6 +153,9 @@ def gradient_at_z(p, gradient, h, before, place, at, left, goes):
     if p.cell.leak > 0:
         if goes:
             gradient = add(gradient, load(carried))
+        elif p.cell.has_dv:
+            dv = row(p.cell.dv, 0, get(p.order, place))
+            gradient = add(gradient, load_first(offset(dv, at), left))
         store(carried, kept(p, gradient, at))
         alpha = load(offset(p.cell.alpha, at))
         if p.cell.leak == OF_RATE:
@@ -185,7 +189,10 @@ def end_at_start(p, b):
     if p.cell.leak == OF_POTENTIAL:
         for at in range(0, p.H, LANES(p.dh0)):
             dh0, left = offset(p.dh0, b * p.H + at), p.H - at
-            store_first(dh0, to_potential(p, load_first(dh0, left), b, at, left), left)
+            gradient = to_potential(p, load_first(dh0, left), b, at, left)
+            if p.cell.has_dv:
+                gradient = add(gradient, load_first(offset(row(p.cell.dv, 0, b), at), left))
+            store_first(dh0, gradient, left)
 
 
 # All of these, in place of those of `_plain`.

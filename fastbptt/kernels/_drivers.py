@@ -313,6 +313,8 @@ def whole_backward_task(p, given, start):
         leak=given.leak,
         alpha=pointer(given.alphas),
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
+        has_dv=given.dv.size > 0,
+        dv=matrix(given.dv, 0),
         carried=cast_like(offset(start, given.plan[0].carried_at), p.db),
         has_tokens=given.tokens.size > 0,
         tokens=pointer(given.tokens),
@@ -516,7 +518,7 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
 def backward(
     params: Weights, x: np.ndarray, h: np.ndarray, dh: np.ndarray, dparams: Weights,
     dx: np.ndarray | None, dh0: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None,
+    leak: Leaking | None = None, dv: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.backward`."""
     every_step = dh.ndim == 3
@@ -525,7 +527,8 @@ def backward(
         if leak is not None or activation not in PLAIN or x.ndim == 2:
             of = 0 if leak is None else LEAKS[leak[1]]
             params, x, tokens = _with_tokens(params, x)
-            cell = of, _alphas(leak, h.shape[2], h.dtype), tokens
+            dv = NO_DH0[h.dtype] if dv is None else _rows(dv)
+            cell = of, _alphas(leak, h.shape[2], h.dtype), dv, tokens
         if not len(x):
             lengths = np.zeros(x.shape[1], np.int64)
         dh = dh if every_step else dh[None]
@@ -566,7 +569,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     threads = claim.threads if claim else 1
     key = T, B, I, H, R, dtype, small, threads, need_dx
     if cell is not None:
-        leak, alphas, tokens = cell
+        leak, alphas, dv, tokens = cell
         key = *key, True, 0 if I else len(dW_x)
     run, worker, plan, total = _prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
@@ -582,7 +585,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     else:
         task = run(
             (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
-             work, leak, alphas, tokens)
+             work, leak, alphas, dv, tokens)
         )  # fmt: skip
     if claim:
         claim.use(worker, task)

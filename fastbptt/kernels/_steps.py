@@ -233,7 +233,7 @@ def clear_padding(p, number):
             fill_rows(offset(p.dh0, b * p.H), 1, p.H, p.H)
             if not p.every_step:
                 copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
-                end_at_start(p, b)
+            end_at_start(p, b)
 
 
 @inlined
