@@ -460,11 +460,12 @@ def forward(
     leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
-    T, B, *_ = x.shape
-    if not B or not (T or leak):
-        return
     if leak is None and noise is None and activation in PLAIN and x.ndim == 3:
-        _run_forward(params, x, h, lengths, activation)
+        if len(x) and x.shape[1]:
+            _run_forward(params, x, h, lengths, activation)
+        return
+    T, B = x.shape[:2]
+    if not B or not (T or leak):
         return
     dtype = h.dtype
     params, x, tokens = _with_tokens(params, x)
