@@ -105,7 +105,7 @@ def _layer_in_detail(params: Any, x: Any, activation: Any) -> tuple[int, int, in
     if x.dtype not in FLOATS and not of_tokens:
         raise TypeError(
             f"x has dtype {x.dtype}, expected float32 or float64 in native byte order, or integers "
-            f"(T, B), rows of W_x"
+            "(T, B), rows of W_x"
         )
     if x.ndim != 3 and not of_tokens:
         raise ValueError(f"x has shape {x.shape}, expected (T, B, I), or (T, B) of integers")
