@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt import _checks
-from fastbptt.rnn import Activation, Backend, Params, find_backend, forward
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
+from fastbptt.rnn import Activation, Backend, Params, backward, find_backend, forward, leaks
 
 Shape = tuple[int, ...]
 # Of each layer and direction, (B, H); one array (L D, B, H) will do.
@@ -28,23 +30,29 @@ class Pass(NamedTuple):
     Attributes
     ----------
     lengths : ndarray, (B,), or None
-    x : list of ndarray, (T, B, I or D H)
+    x : list of ndarray, (T, B, I or D H), or of integers (T, B)
         Inputs.
     h : list of ndarray, (T + 1, B, H)
         States.
     masks : list of (ndarray, (T, B, D H), or None)
-        What dropout multiplied each layer's inputs by.
+        What dropout multiplied each layer's inputs by; and then the outputs, if it did.
+    v : list of (ndarray, (B, H), or None)
+        Last potentials, where the leak is of these.
     """
 
     lengths: np.ndarray | None
     x: list[np.ndarray]
     h: list[np.ndarray]
     masks: list[np.ndarray | None]
+    v: list[np.ndarray | None]
 
     @property
     def last(self) -> list[np.ndarray]:
-        """Last states, (B, H): copies, which do not keep all others in memory."""
-        return [h[-1].copy() for h in self.h]
+        """What a next pass goes on from, (B, H): the last states, or potentials.
+
+        Copies, which do not keep all others in memory.
+        """
+        return [h[-1].copy() if v is None else v for h, v in zip(self.h, self.v, strict=True)]
 
 
 class StackGradients(NamedTuple):
@@ -71,10 +79,12 @@ class Stack:
         The weights: the first layer's for each direction, then the second layer's, and so on.
     directions : {1, 2}, default 1
         D.  The second direction reads each sequence from its end.
-    activation, backend
+    activation, leak, backend
         As for :func:`fastbptt.forward`.
     dropout : float, default 0.0
         Share of the states between two layers that are replaced by zero.
+    output_dropout : float, default 0.0
+        The same of the outputs.
     """
 
     layers: Sequence[Params]
@@ -82,7 +92,9 @@ class Stack:
     num_layers: int
     hidden_size: int
     activation: Activation
+    leak: Leak | None
     dropout: float
+    output_dropout: float
     backend: Backend
 
     def __init__(
@@ -91,11 +103,14 @@ class Stack:
         *,
         directions: int = 1,
         activation: Activation = "tanh",
+        leak: Leak | None = None,
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         backend: Backend = "numba",
     ) -> None:
-        self.layers, self.directions, self.dropout = layers, directions, dropout
-        self.activation, self.backend = activation, backend
+        self.layers, self.directions = layers, directions
+        self.dropout, self.output_dropout = dropout, output_dropout
+        self.activation, self.leak, self.backend = activation, leak, backend
         self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
 
     def forward(
@@ -105,18 +120,22 @@ class Stack:
         *,
         lengths: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         over: list[np.ndarray] | None = None,
     ) -> Pass:
         """Run through all steps.
 
         Parameters
         ----------
-        x : ndarray, (T, B, I)
+        x : ndarray, (T, B, I), or of integers (T, B): tokens
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
-            Initial states, for each layer and direction; zero by default.
+            Initial states, or potentials, for each layer and direction; zero by default.
         lengths : ndarray of int64, (B,), optional
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
+        noise : Noise, optional
+            Added in the first layer's first direction; the others add theirs, see
+            :meth:`fastbptt.Noise.of_layer`.
         over : list of ndarray, optional
             `h` of an earlier pass of as many steps or more, to write the states over: new memory
             costs time at first use.
@@ -125,33 +144,68 @@ class Stack:
         -------
         Pass
         """
-        D, T = self.directions, len(x)
+        D, T, B = self.directions, len(x), x.shape[1]
         if lengths is not None:
-            lengths = _checks.lengths(lengths, T, x.shape[1])
-        passed, drawn = Pass(lengths, [], [], []), self._draw(x, rng)
+            lengths = _checks.lengths(lengths, T, B)
+        passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
-            if drawn is not None and l > 0:
-                mask = drawn[:, l - 1].astype(x.dtype) * (1 / (1 - self.dropout))
+            if self.dropout and drawn is not None and l > 0:
+                mask = scaled(drawn[:, l - 1], self.dropout, below.dtype)
                 below = below * mask
             passed.masks.append(mask)
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
+                v = (
+                    np.empty((B, self.hidden_size), self.layers[i].b.dtype)
+                    if self._of_potential
+                    else None
+                )
+                passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
-                    activation=self.activation, backend=self.backend,
+                    activation=self.activation, leak=self.leak, backend=self.backend, v=v,
+                    noise=None if noise is None else noise.of_layer(i),
                     out=None if over is None else over[i][: T + 1],
                 )  # fmt: skip
                 passed.h.append(h)
+        if self.output_dropout and drawn is not None:
+            passed.masks.append(scaled(drawn[:, -1], self.output_dropout, h.dtype))
         return passed
 
-    def outputs(self, passed: Pass) -> np.ndarray:
-        """The top layer's states after every step, (T, B, D H), of both directions side by side."""
-        h = passed.h[-self.directions :]
-        if self.directions == 1:
+    @property
+    def _of_potential(self) -> bool:
+        return self.leak is not None and self.leak.of == "potential"
+
+    def seen(self, last: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The last states, as layers show them, from what a pass goes on from."""
+        if not self._of_potential:
+            return list(last)
+        none = np.empty((0, len(last[0]), 1), last[0].dtype)
+        return [
+            forward(
+                Params(params.W_x[:1], *params[1:]), none, v, activation=self.activation,
+                leak=self.leak, backend=self.backend,
+            )[0]
+            for params, v in zip(self.layers, last, strict=True)
+        ]  # fmt: skip
+
+    def layer_outputs(self, passed: Pass, layer: int) -> np.ndarray:
+        """A layer's states after every step, (T, B, D H), of both directions side by side."""
+        D = self.directions
+        h = passed.h[layer * D : (layer + 1) * D]
+        if D == 1:
             return h[0][1:]
         return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+
+    def outputs(self, passed: Pass) -> np.ndarray:
+        """:meth:`layer_outputs` of the topmost layer come to, (T, B, D H).
+
+        They are as dropout leaves them.
+        """
+        found = self.layer_outputs(passed, len(passed.h) // self.directions - 1)
+        return found * passed.masks[-1] if len(passed.masks) > self.num_layers else found
 
     def backward(
         self,
@@ -159,6 +213,8 @@ class Stack:
         doutputs: np.ndarray | None = None,
         dlast: SomeStates | None = None,
         *,
+        dstate: SomeStates | None = None,
+        dstates: float = 0.0,
         need_dx: bool = True,
         out: Sequence[Params] | None = None,
     ) -> StackGradients:
@@ -172,8 +228,13 @@ class Stack:
             The loss's gradient at :meth:`outputs`; zero by default.
         dlast : ndarray, (L D, B, H), or sequence of (ndarray, (B, H), or None), optional
             The loss's gradient at the last states, for each layer and direction; zero by default.
+        dstate : as dlast, optional
+            The gradient at what a next pass goes on from, :attr:`Pass.last`: other than `dlast` for
+            potentials.
+        dstates : float, default 0.0
+            Times the state after each step, of every layer and direction, a gradient at that state.
         need_dx : bool, default True
-            False leaves out the gradient of the inputs and its cost.
+            False leaves out the gradient of the inputs and its cost.  Tokens have none.
         out : sequence of Params, optional
             C-contiguous arrays to fill with the gradients of the weights, and to return.
 
@@ -183,11 +244,18 @@ class Stack:
         """
         D, H, lengths = self.directions, self.hidden_size, passed.lengths
         self._check(passed, doutputs, dlast)
+        potentials = self._of_potential
+        if dstate is not None and not potentials:
+            dlast, dstate = (dstate if dlast is None else _sums(dlast, dstate)), None
+        leaking = leaks(self.leak, H, passed.h[0].dtype)
+        need_dx = need_dx and passed.x[0].ndim == 3
         run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
         above = doutputs
-        if dlast is not None and doutputs is not None:
+        if doutputs is not None and len(passed.masks) > self.num_layers:
+            above = doutputs * passed.masks[-1]
+        elif dlast is not None and doutputs is not None:
             above = doutputs.copy()  # it is added to
         for l in reversed(range(self.num_layers)):
             below = None
@@ -197,22 +265,39 @@ class Stack:
                 dh = None if above is None else above[..., d * H : (d + 1) * H]
                 if dh is not None and d == 1:
                     dh = reverse(dh, lengths)
+                if dstates:
+                    added = passed.h[i][1:] * dstates
+                    dh = added if dh is None else np.add(added, dh, out=added)
                 if dh is None or len(dh) == 0:
                     dh = np.zeros_like(dh0[i]) if last is None else last
                 elif last is not None:
                     _add_to_last_steps(dh, last, lengths)
                 dx = np.empty(passed.x[i].shape, dh.dtype) if need_dx or l > 0 else None
+                more = ()
+                if leaking is not None:
+                    more = leaking, None if dstate is None else dstate[i]
                 run(
                     self.layers[i], passed.x[i], passed.h[i], dh, layers[i], dx, dh0[i], lengths,
-                    self.activation,
+                    self.activation, *more,
                 )  # fmt: skip
                 if dh.ndim == 3 and last is not None and lengths is not None:
-                    dh0[i][lengths == 0] += last[lengths == 0]  # their last state is the first
+                    none = lengths == 0  # their last state is the first
+                    dh0[i][none] += (
+                        self._at_start(i, passed, last)[none] if potentials else last[none]
+                    )
                 if dx is not None:
                     below = dx if below is None else below + reverse(dx, lengths)
             mask = passed.masks[l]
             above = below if mask is None or below is None else below * mask
         return StackGradients(layers, above, dh0)
+
+    def _at_start(self, i: int, passed: Pass, dh: np.ndarray) -> np.ndarray:
+        """The gradient at initial potentials from that at the states they give."""
+        params, x, h = self.layers[i], passed.x[i], passed.h[i]
+        return backward(
+            params, x[:0], h[:1], np.ascontiguousarray(dh), activation=self.activation,
+            leak=self.leak, need_dx=False, backend=self.backend,
+        ).h0  # fmt: skip
 
     def _check(
         self,
@@ -221,7 +306,7 @@ class Stack:
         dlast: SomeStates | None,
     ) -> None:
         """Check the gradients given against the pass."""
-        (T, B, _), dtype = passed.x[0].shape, passed.x[0].dtype
+        (T, B, *_), dtype = passed.x[0].shape, passed.h[0].dtype
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")
@@ -230,12 +315,18 @@ class Stack:
                 _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
-        """What dropout keeps, (T, L - 1, B, D H), or None if it keeps all."""
-        if rng is None or self.dropout == 0:
+        """What dropout keeps between layers and of the outputs, or None if it keeps all.
+
+        (T, L - 1, B, D H) if the outputs are kept, (T, 1, B, D H) if all between is, else
+        (T, L, B, D H).
+        """
+        if rng is None or not (self.dropout or self.output_dropout):
             return None
+        shares = [self.dropout] * (self.num_layers - 1) if self.dropout else []
+        shares += [self.output_dropout] if self.output_dropout else []
         # Step by step, so that window by window the same is drawn as at once.
-        shape = len(x), self.num_layers - 1, x.shape[1], self.directions * self.hidden_size
-        return rng.random(shape, np.float32) >= self.dropout
+        shape = len(x), len(shares), x.shape[1], self.directions * self.hidden_size
+        return rng.random(shape, np.float32) >= np.array(shares, np.float32)[:, None, None]
 
 
 def layer_shapes(
@@ -258,6 +349,16 @@ def as_layers(arrays: Iterable[np.ndarray]) -> list[Params]:
     """The arrays that :func:`layer_shapes` names, layer by layer."""
     each = iter(arrays)
     return [Params(*of_layer) for of_layer in zip(each, each, each, strict=True)]
+
+
+def scaled(kept: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
+    """What dropout multiplies by: 0, or for what it keeps 1 / (1 - share)."""
+    return kept.astype(dtype) * (1 / (1 - share))
+
+
+def _sums(a: SomeStates, b: SomeStates) -> list[np.ndarray | None]:
+    pairs = zip(a, b, strict=True)
+    return [q if p is None else p if q is None else p + q for p, q in pairs]
 
 
 def reverse(a: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastbptt._noise import PAIR
 from fastbptt.kernels import _machine
 from fastbptt.kernels._calls import (
     BackwardTask,
@@ -147,7 +148,7 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
-    ldn = _row_stride(H, itemsize) if adds else 0
+    ldn = _row_stride(_up(H, PAIR), itemsize) if adds else 0
     rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // ((2 * lda + ldn) * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread if there are rows enough, to even out; at least one for each.
@@ -202,7 +203,7 @@ class _Order(NamedTuple):
     dots: bool  # dx by dot products
 
 
-def _order(T, B, I, H, R, itemsize, small):
+def _order(T, B, I, H, R, itemsize, small, x_rows):
     """The order of a backward call's sums, as suits one CPU: the same on all, see `ORDER_L2`."""
     lanes = ORDER_VECTOR // itemsize
     NR = _machine.VECTORS * lanes
@@ -211,7 +212,7 @@ def _order(T, B, I, H, R, itemsize, small):
     tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
     dots = products < tiles and I <= NR and I * ldz <= H * NR
     row_bytes = ((I // lanes + 1 - (-R // lanes)) * lanes + ldz) * itemsize
-    groups = 1 if small else _own_sums(B, (I + 1 + R) * H * itemsize, row_bytes)
+    groups = 1 if small else _own_sums(B, (x_rows + 1 + R) * H * itemsize, row_bytes)
     own = groups > 1
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
     capacity = min(max(ORDER_L2 // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
@@ -226,17 +227,18 @@ def _order(T, B, I, H, R, itemsize, small):
     return _Order(-(-B // group), group, own, group * min(capacity // group, T), dots)
 
 
-def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
+def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, tokens=0):
     """Plan of a backward call.
 
     R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.  `cell`:
-    whether it is not a plain one, see `_cells`.
+    whether it is not a plain one, see `_cells`.  `tokens`: rows of W_x, if I is 0 for that.
     """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
     ldz = _row_stride(h_panels * NR, itemsize)
-    order = _order(T, B, I, H, R, itemsize, small)
+    x_rows = tokens or I  # of dW_x
+    order = _order(T, B, I, H, R, itemsize, small, x_rows)
     dots = need_dx and order.dots
     if dots:  # the packed panel of W_x^T is W_x itself, in rows of ldz
         x_panels = 1
@@ -245,7 +247,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
     packs = max(first_x_panel + x_panels, 1)
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
     x_chunks, h_chunks = I // lanes + 1, -(-R // lanes)
-    sum_rows = I + 1 + R  # of dW_x, db and dW_h
+    sum_rows = x_rows + 1 + R  # of dW_x, db and dW_h
     groups, group, capacity, own = order.groups, order.group, order.capacity, order.own_sums
     teams = groups if own else 1
     members = -(-threads // teams)
@@ -270,8 +272,8 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
              "h_panels": h_panels, "x_panels": x_panels,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
-             "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
-             "cleared_rows": CLEARED_ROWS}  # fmt: skip
+             "x_rows": x_rows, "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows),
+             "height": 1 + H, "ldz": ldz, "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
         "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
@@ -282,7 +284,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
         "dz": (itemsize, buffers * capacity * ldz),
         "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
-        "where": (INT, buffers * capacity if need_dx else 0),
+        "where": (INT, buffers * capacity if need_dx or tokens else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
         "near": (itemsize, threads * capacity * NR if near else 0),
         "tiles": (itemsize, threads * MR * NR),
