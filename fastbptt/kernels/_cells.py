@@ -13,7 +13,7 @@ h_t > (1 - alpha) h_{t-1} says exactly whether f(z_t) > 0.
 
 from fastbptt.kernels._activation import activate_any, slope_any, slope_of_rate
 from fastbptt.kernels._compiling import inlined
-from fastbptt.kernels._rows import copy_row, copy_row_padded, row
+from fastbptt.kernels._rows import copy_row, row
 from fastbptt.kernels._simd import (
     LANES,
     add,
@@ -23,6 +23,8 @@ from fastbptt.kernels._simd import (
     mul,
     multiply_add,
     offset,
+    offset_bytes,
+    prefetch,
     store,
     store_first,
 )
@@ -61,7 +63,11 @@ def fill_added(p, added, rows, index, t):
     if p.cell.has_noise:
         for r in range(rows):
             noise = row(p.cell.noise, t - 1, get(index, r))
-            copy_row_padded(offset(added, r * p.plan.ldn), noise, p.H)
+            following = offset_bytes(noise, p.cell.noise.t)
+            to = offset(added, r * p.plan.ldn)
+            for v in range(0, p.H, LANES(p.h)):
+                prefetch(offset(following, v))  # long series come from main memory
+                store(offset(to, v), load_first(offset(noise, v), p.H - v))
 
 
 @inlined
@@ -125,6 +131,7 @@ def gradient_at_z(p, gradient, h, before, place, at, left, goes):
         alpha = load(offset(p.cell.alpha, at))
         if p.cell.leak == OF_RATE:
             old = load_first(before, left)
+            prefetch(offset_bytes(before, -p.h.t))  # what step t - 1 will read so
             f_slope = slope_of_rate(h, old, kept(p, old, at), alpha, p.activation)
             gradient = mul(gradient, f_slope)
         gradient = mul(gradient, alpha)
