@@ -12,6 +12,7 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt.rnn import Activation, Backend, Params, backward, find_backend, forward, leaks
 
 Shape = tuple[int, ...]
@@ -29,12 +30,12 @@ class Pass(NamedTuple):
     Attributes
     ----------
     lengths : ndarray, (B,), or None
-    x : list of ndarray, (T, B, I or D H)
+    x : list of ndarray, (T, B, I or D H), or of integers (T, B)
         Inputs.
     h : list of ndarray, (T + 1, B, H)
         States.
     masks : list of (ndarray, (T, B, D H), or None)
-        What dropout multiplied each layer's inputs by.
+        What dropout multiplied each layer's inputs by; and then the outputs, if it did.
     v : list of (ndarray, (B, H), or None)
         Last potentials, where the leak is of these.
     """
@@ -82,6 +83,8 @@ class Stack:
         As for :func:`fastbptt.forward`.
     dropout : float, default 0.0
         Share of the states between two layers that are replaced by zero.
+    output_dropout : float, default 0.0
+        The same of the outputs.
     """
 
     layers: Sequence[Params]
@@ -91,6 +94,7 @@ class Stack:
     activation: Activation
     leak: Leak | None
     dropout: float
+    output_dropout: float
     backend: Backend
 
     def __init__(
@@ -101,9 +105,11 @@ class Stack:
         activation: Activation = "tanh",
         leak: Leak | None = None,
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         backend: Backend = "numba",
     ) -> None:
-        self.layers, self.directions, self.dropout = layers, directions, dropout
+        self.layers, self.directions = layers, directions
+        self.dropout, self.output_dropout = dropout, output_dropout
         self.activation, self.leak, self.backend = activation, leak, backend
         self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
 
@@ -114,18 +120,22 @@ class Stack:
         *,
         lengths: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         over: list[np.ndarray] | None = None,
     ) -> Pass:
         """Run through all steps.
 
         Parameters
         ----------
-        x : ndarray, (T, B, I)
+        x : ndarray, (T, B, I), or of integers (T, B): tokens
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
             Initial states, or potentials, for each layer and direction; zero by default.
         lengths : ndarray of int64, (B,), optional
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
+        noise : Noise, optional
+            Added in the first layer's first direction; the others add theirs, see
+            :meth:`fastbptt.Noise.of_layer`.
         over : list of ndarray, optional
             `h` of an earlier pass of as many steps or more, to write the states over: new memory
             costs time at first use.
@@ -140,21 +150,28 @@ class Stack:
         passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
-            if drawn is not None and l > 0:
-                mask = drawn[:, l - 1].astype(x.dtype) * (1 / (1 - self.dropout))
+            if self.dropout and drawn is not None and l > 0:
+                mask = scaled(drawn[:, l - 1], self.dropout, below.dtype)
                 below = below * mask
             passed.masks.append(mask)
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = np.empty((B, self.hidden_size), x.dtype) if self._of_potential else None
+                v = (
+                    np.empty((B, self.hidden_size), self.layers[i].b.dtype)
+                    if self._of_potential
+                    else None
+                )
                 passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
                     activation=self.activation, leak=self.leak, backend=self.backend, v=v,
+                    noise=None if noise is None else noise.of_layer(i),
                     out=None if over is None else over[i][: T + 1],
                 )  # fmt: skip
                 passed.h.append(h)
+        if self.output_dropout and drawn is not None:
+            passed.masks.append(scaled(drawn[:, -1], self.output_dropout, h.dtype))
         return passed
 
     @property
@@ -174,12 +191,21 @@ class Stack:
             for params, v in zip(self.layers, last, strict=True)
         ]  # fmt: skip
 
-    def outputs(self, passed: Pass) -> np.ndarray:
-        """The top layer's states after every step, (T, B, D H), of both directions side by side."""
-        h = passed.h[-self.directions :]
-        if self.directions == 1:
+    def layer_outputs(self, passed: Pass, layer: int) -> np.ndarray:
+        """A layer's states after every step, (T, B, D H), of both directions side by side."""
+        D = self.directions
+        h = passed.h[layer * D : (layer + 1) * D]
+        if D == 1:
             return h[0][1:]
         return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+
+    def outputs(self, passed: Pass) -> np.ndarray:
+        """:meth:`layer_outputs` of the topmost layer come to, (T, B, D H).
+
+        They are as dropout leaves them.
+        """
+        found = self.layer_outputs(passed, len(passed.h) // self.directions - 1)
+        return found * passed.masks[-1] if len(passed.masks) > self.num_layers else found
 
     def backward(
         self,
@@ -188,6 +214,7 @@ class Stack:
         dlast: SomeStates | None = None,
         *,
         dstate: SomeStates | None = None,
+        dstates: float = 0.0,
         need_dx: bool = True,
         out: Sequence[Params] | None = None,
     ) -> StackGradients:
@@ -204,8 +231,10 @@ class Stack:
         dstate : as dlast, optional
             The gradient at what a next pass goes on from, :attr:`Pass.last`: other than `dlast` for
             potentials.
+        dstates : float, default 0.0
+            Times the state after each step, of every layer and direction, a gradient at that state.
         need_dx : bool, default True
-            False leaves out the gradient of the inputs and its cost.
+            False leaves out the gradient of the inputs and its cost.  Tokens have none.
         out : sequence of Params, optional
             C-contiguous arrays to fill with the gradients of the weights, and to return.
 
@@ -219,11 +248,14 @@ class Stack:
         if dstate is not None and not potentials:
             dlast, dstate = (dstate if dlast is None else _sums(dlast, dstate)), None
         leaking = leaks(self.leak, H, passed.h[0].dtype)
+        need_dx = need_dx and passed.x[0].ndim == 3
         run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
         above = doutputs
-        if dlast is not None and doutputs is not None:
+        if doutputs is not None and len(passed.masks) > self.num_layers:
+            above = doutputs * passed.masks[-1]
+        elif dlast is not None and doutputs is not None:
             above = doutputs.copy()  # it is added to
         for l in reversed(range(self.num_layers)):
             below = None
@@ -233,6 +265,9 @@ class Stack:
                 dh = None if above is None else above[..., d * H : (d + 1) * H]
                 if dh is not None and d == 1:
                     dh = reverse(dh, lengths)
+                if dstates:
+                    added = passed.h[i][1:] * dstates
+                    dh = added if dh is None else np.add(added, dh, out=added)
                 if dh is None or len(dh) == 0:
                     dh = np.zeros_like(dh0[i]) if last is None else last
                 elif last is not None:
@@ -271,7 +306,7 @@ class Stack:
         dlast: SomeStates | None,
     ) -> None:
         """Check the gradients given against the pass."""
-        (T, B, _), dtype = passed.x[0].shape, passed.x[0].dtype
+        (T, B, *_), dtype = passed.x[0].shape, passed.h[0].dtype
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")
@@ -280,12 +315,18 @@ class Stack:
                 _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
-        """What dropout keeps, (T, L - 1, B, D H), or None if it keeps all."""
-        if rng is None or self.dropout == 0:
+        """What dropout keeps between layers and of the outputs, or None if it keeps all.
+
+        (T, L - 1, B, D H) if the outputs are kept, (T, 1, B, D H) if all between is, else
+        (T, L, B, D H).
+        """
+        if rng is None or not (self.dropout or self.output_dropout):
             return None
+        shares = [self.dropout] * (self.num_layers - 1) if self.dropout else []
+        shares += [self.output_dropout] if self.output_dropout else []
         # Step by step, so that window by window the same is drawn as at once.
-        shape = len(x), self.num_layers - 1, x.shape[1], self.directions * self.hidden_size
-        return rng.random(shape, np.float32) >= self.dropout
+        shape = len(x), len(shares), x.shape[1], self.directions * self.hidden_size
+        return rng.random(shape, np.float32) >= np.array(shares, np.float32)[:, None, None]
 
 
 def layer_shapes(
@@ -308,6 +349,11 @@ def as_layers(arrays: Iterable[np.ndarray]) -> list[Params]:
     """The arrays that :func:`layer_shapes` names, layer by layer."""
     each = iter(arrays)
     return [Params(*of_layer) for of_layer in zip(each, each, each, strict=True)]
+
+
+def scaled(kept: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
+    """What dropout multiplies by: 0, or for what it keeps 1 / (1 - share)."""
+    return kept.astype(dtype) * (1 / (1 - share))
 
 
 def _sums(a: SomeStates, b: SomeStates) -> list[np.ndarray | None]:

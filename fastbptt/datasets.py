@@ -1,11 +1,12 @@
 """Data to train on: examples small enough to follow by hand, random sequences that a network must
-remember, and, shipped with the package, sunspot series and a text.
+remember, and, shipped with the package, sunspot series and a text; and windows of series.
 
 Inputs x are what a model takes: an array (N, T, I), or a list of (T_i, I) arrays if lengths differ.
 Targets y are (N, O) for the last step, (N, T, O) for every step; classes are integers, without the
 axis O.
 """
 
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbptt import _checks
+from fastbptt import _checks, _sequences
 from fastbptt.rnn import FloatDtype, Seed
 
 # Sentences and their labels
@@ -385,24 +386,30 @@ def genesis() -> str:
     return _file("genesis.txt").read_text(encoding="utf-8")
 
 
-def encode(text: str) -> tuple[np.ndarray, str]:
-    """The characters of a text as integers.
+def encode(text: str, alphabet: str | None = None) -> tuple[np.ndarray, str]:
+    """The characters of a text as integers, the tokens of a model.
 
     Parameters
     ----------
     text : str
+    alphabet : str, optional
+        The characters that may occur, each once; by default those that do, in order of their code
+        points.
 
     Returns
     -------
     codes : ndarray of int64, (len(text),)
         ``text[i]`` is ``alphabet[codes[i]]``.
     alphabet : str
-        The characters that occur, each once, in order of their code points.
 
     Raises
     ------
-    TypeError
-        If `text` is not a str.
+    TypeError, ValueError
+        If an argument is not a str, or a character is not in the alphabet or twice.
+
+    See Also
+    --------
+    decode : The text again.
 
     Examples
     --------
@@ -410,14 +417,72 @@ def encode(text: str) -> tuple[np.ndarray, str]:
     >>> codes, alphabet = encode("abracadabra")
     >>> codes, alphabet
     (array([0, 1, 4, 0, 2, 0, 3, 0, 1, 4, 0]), 'abcdr')
-    >>> "".join(alphabet[k] for k in codes)
-    'abracadabra'
+    >>> encode("crab", alphabet)[0]
+    array([2, 4, 0, 1])
     """
     if not isinstance(text, str):
         raise TypeError(f"text is a {type(text).__name__}, expected a str")
-    alphabet = "".join(sorted(set(text)))
-    code_of = {character: k for k, character in enumerate(alphabet)}
+    if alphabet is None:
+        alphabet = "".join(sorted(set(text)))
+    code_of = {character: k for k, character in enumerate(_alphabet(alphabet))}
+    if unknown := set(text).difference(code_of):
+        raise ValueError(f"text has {min(unknown)!r}, expected characters of {alphabet!r}")
     return np.array([code_of[character] for character in text], np.int64), alphabet
+
+
+def decode(codes: ArrayLike, alphabet: str) -> str:
+    """The text of which these are the codes, see :func:`encode`.
+
+    Parameters
+    ----------
+    codes : array_like of int, (T,)
+        From 0 to the alphabet's length - 1.
+    alphabet : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import decode
+    >>> decode([2, 4, 0, 1], "abcdr")
+    'crab'
+    """
+    codes = _codes(codes, len(_alphabet(alphabet)), "the alphabet has")
+    if codes.ndim != 1:
+        raise ValueError(f"codes has shape {codes.shape}, expected (T,)")
+    return "".join([alphabet[code] for code in codes])
+
+
+def _alphabet(alphabet: str) -> str:
+    """Characters, each once."""
+    if not isinstance(alphabet, str):
+        raise TypeError(f"alphabet is a {type(alphabet).__name__}, expected a str")
+    if len(set(alphabet)) < len(alphabet):
+        raise ValueError(f"alphabet is {alphabet!r}, expected each character once")
+    return alphabet
+
+
+def _codes(codes: ArrayLike, size: int, meaning: str) -> np.ndarray:
+    """Integers from 0 to size - 1."""
+    try:
+        codes = np.asarray(codes)
+    except ValueError:
+        raise ValueError("codes is ragged, expected an array of integers") from None
+    if codes.dtype.kind not in "iu" and codes.size:
+        raise TypeError(f"codes has dtype {codes.dtype}, expected integers")
+    if codes.size and (codes.min() < 0 or codes.max() >= size):
+        raise ValueError(
+            f"codes has values from {codes.min()} to {codes.max()}, "
+            f"expected 0 to {size - 1}: {meaning} {size}"
+        )
+    return codes
 
 
 def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.ndarray:
@@ -448,20 +513,90 @@ def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.nd
            [1., 0., 0.]], dtype=float32)
     """
     size, dtype = _checks.integer("size", size, 1), _checks.float_dtype("dtype", dtype)
-    try:
-        codes = np.asarray(codes)
-    except ValueError:
-        raise ValueError("codes is ragged, expected an array of integers") from None
-    if codes.dtype.kind not in "iu" and codes.size:
-        raise TypeError(f"codes has dtype {codes.dtype}, expected integers")
-    if codes.size and (codes.min() < 0 or codes.max() >= size):
-        raise ValueError(
-            f"codes has values from {codes.min()} to {codes.max()}, "
-            f"expected 0 to {size - 1}: size is {size}"
-        )
+    codes = _codes(codes, size, "size is")
     vectors = np.zeros((*codes.shape, size), dtype)
     np.put_along_axis(vectors, codes[..., np.newaxis].astype(np.int64), 1, axis=-1)
     return vectors
+
+
+def windows(
+    series: ArrayLike,
+    window_length: int,
+    *,
+    fh: int | Sequence[int] = 1,
+    step_length: int = 1,
+    target: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of a series, each with what comes after it: examples for a model that forecasts.
+
+    Window i holds the steps ``i * step_length`` to ``i * step_length + window_length - 1``; its
+    target is that of h steps later than its last one, for each h in `fh`.  There are as many
+    windows as have all of their targets.  Names are those of sktime.
+
+    Parameters
+    ----------
+    series : array_like, (T,) or (T, I)
+        One number, or several, at each time step.
+    window_length : int
+        Steps in a window, at least 1.
+    fh : int or sequence of int, default 1
+        The forecasting horizon: steps ahead, at least 1.  An int leaves out the targets' axis.
+    step_length : int, default 1
+        Steps from the start of a window to that of the next: the stride.
+    target : array_like, (T,) or (T, O), optional
+        What is to be forecast, at the same time steps; the series itself by default.
+
+    Returns
+    -------
+    x : ndarray, (N, window_length, I)
+        I is 1 for a series (T,).
+    y : ndarray, (N,) or (N, O), with ``len(fh)`` as an axis after N if `fh` is no int
+        Both have the dtype of what they are taken from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value, or not one window fits.
+
+    See Also
+    --------
+    fastbptt.estimators.RNNForecaster : makes the windows, scales them, trains and forecasts.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import windows
+    >>> x, y = windows([0, 1, 2, 3, 4, 5, 6], 3)
+    >>> x[..., 0].tolist(), y.tolist()
+    ([[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]], [3, 4, 5, 6])
+    >>> x, y = windows([0, 1, 2, 3, 4, 5, 6], 3, fh=[1, 2], step_length=2)
+    >>> x[..., 0].tolist(), y.tolist()
+    ([[0, 1, 2], [2, 3, 4]], [[3, 4], [5, 6]])
+    """
+    length = _checks.integer("window_length", window_length)
+    stride = _checks.integer("step_length", step_length)
+    ahead = _checks.horizon(fh)
+    x = _of_times("series", series)
+    y = x if target is None else _of_times("target", target)
+    if len(y) != len(x):
+        raise ValueError(f"target has {len(y)} time steps, expected {len(x)} as series has")
+    last = len(x) - length - max(ahead)
+    if last < 0:
+        raise ValueError(
+            f"series has {len(x)} time steps, expected at least {length + max(ahead)}: "
+            f"window_length and the largest of fh"
+        )
+    starts = np.arange(0, last + 1, stride)
+    found = (x if x.ndim == 2 else x[:, np.newaxis])[starts[:, np.newaxis] + np.arange(length)]
+    at = starts + length - 1
+    return found, y[at + ahead[0] if np.ndim(fh) == 0 else at[:, np.newaxis] + ahead]
+
+
+def _of_times(name: str, a: ArrayLike) -> np.ndarray:
+    """Real numbers (T,) or (T, I)."""
+    found = _sequences.real(name, a)
+    if found.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {found.shape}, expected (T,) or (T, I)")
+    return found
 
 
 def _file(name: str) -> Traversable:

@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._criterion import Criterion
 from fastbptt._leak import Leak
+from fastbptt._names import with_our_names
 from fastbptt._network import Network
+from fastbptt._noise import Noise, check_type
 from fastbptt._sequences import Sequences
-from fastbptt.losses import LOSSES, reduction
+from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS, leaks
 
@@ -41,7 +44,12 @@ class RNN:
         of each once it has read the whole sequence), or every step's, many to many.
     dropout : float, default 0.0
         Share of the states between two layers that training replaces by zero, drawn anew for each
-        step.
+        step; the others are divided by 1 - dropout.
+    output_dropout : float, default 0.0
+        The same for what is read out: the states of the last layer.
+    noise : float, default 0.0
+        Standard deviation of the normal numbers that training adds to what f is applied to, to each
+        unit at each step; see :class:`fastbptt.Noise`.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -61,6 +69,10 @@ class RNN:
     steps count; or as a list of (T_i, I) arrays of unequal length.  Either gives the same bits.
     They are converted to the model's dtype.
 
+    Words, characters and other tokens come as integers from 0 to I - 1, (N, T) or a list of (T_i,),
+    for I of at least 2.  That is as if each were a one-hot vector of I elements, in less time and
+    memory: a row of W_x is taken for each.
+
     Examples
     --------
     >>> import numpy as np, fastbptt
@@ -79,11 +91,14 @@ class RNN:
     activation: str
     output: str
     dropout: float
+    output_dropout: float
+    noise: float
     dtype: str
     backend: str
     leak: Leak | None
     network: Network
 
+    @with_our_names
     def __init__(
         self,
         input_size: int,
@@ -95,6 +110,8 @@ class RNN:
         activation: str = "tanh",
         output: str = "last",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        noise: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
@@ -102,7 +119,7 @@ class RNN:
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, leak,
+            dropout, dtype, backend, output_dropout, noise, leak,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -127,6 +144,48 @@ class RNN:
         """
         return self.network.named(self.network.vector)
 
+    @property
+    def vector(self) -> np.ndarray:
+        """All weights one after the other, (P,), in the order of :meth:`parameters`.
+
+        It is the model's own: writing to it changes the model.  To set it copies P finite numbers
+        into the model, in its dtype.
+        """
+        return self.network.vector
+
+    @vector.setter
+    def vector(self, vector: npt.ArrayLike) -> None:
+        found = self._check_vector(vector)
+        if not np.isfinite(found).all():
+            raise ValueError(f"vector holds NaN, infinity or values too large for {self.dtype}")
+        self.network.vector[...] = found
+
+    def summary(self) -> str:
+        """A table of all weights: name, shape, how many numbers, and how many bytes they take.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> print(fastbptt.RNN(3, 16, 2).summary())
+        RNN, tanh, output "last", float32
+                      shape     count  bytes
+        layers.0.W_x  (3, 16)      48    192
+        layers.0.W_h  (16, 16)    256  1,024
+        layers.0.b    (16,)        16     64
+        W_y           (16, 2)      32    128
+        b_y           (2,)          2      8
+        total                     354  1,416
+        """
+        sizes = [(name, a.shape, a.size, a.nbytes) for name, a in self.parameters().items()]
+        rows = [("", "shape", "count", "bytes")]
+        rows += [(n, str(shape), f"{count:,}", f"{size:,}") for n, shape, count, size in sizes]
+        rows += [("total", "", f"{self.vector.size:,}", f"{self.vector.nbytes:,}")]
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join([
+            f'RNN, {self.activation}, output "{self.output}", {self.dtype}',
+            *(f"{i:{a}}  {j:{b}}  {k:>{c}}  {m:>{d}}" for i, j, k, m in rows),
+        ])  # fmt: skip
+
     def predict(
         self,
         x: npt.ArrayLike,
@@ -134,12 +193,14 @@ class RNN:
         *,
         state: npt.ArrayLike | None = None,
         return_state: bool = False,
+        noise: Noise | None = None,
     ) -> Any:
         """Outputs for each sequence.
 
         Parameters
         ----------
         x : array_like, (N, T, I), (N, T) if I is 1, or list of (T_i, I) or (T_i,)
+            Or tokens: integers (N, T), or a list of (T_i,).
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
@@ -148,6 +209,9 @@ class RNN:
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
+        noise : Noise, optional
+            Noise to add, such as ``fastbptt.Noise(model.noise, seed=0)``; none by default.  Each
+            layer and direction adds numbers of its own, see :meth:`fastbptt.Noise.of_layer`.
 
         Returns
         -------
@@ -157,29 +221,158 @@ class RNN:
         state : ndarray, (num_layers, N, H)
             With ``return_state=True``.
         """
-        is_list = isinstance(x, (list, tuple))
-        steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(data), self.hidden_size
         before = self._check_state(state, return_state, shape)
         after = np.empty(shape, self.dtype)
         every = self.output == "all"
-        y = np.zeros((len(data), *((steps,) if every else ()), self.output_size), self.dtype)
-        ys = []
-        for index, its_y, its_state in self._outputs(data, before):
+        y: Any = np.empty((len(data), self.output_size), self.dtype)
+        if every:
+            y = data.empty_outputs(self.output_size, self.dtype)
+        for index, its_y, its_state in self._outputs(data, before, check_type(noise)):
             if return_state:
                 after[:, index] = its_state
-            if not every:
+            if every:
+                data.enter_outputs(y, index, its_y)
+            else:
                 y[index] = its_y
-                continue
-            for b, n in enumerate(index):
-                count = data.lengths[n]
-                if is_list:
-                    ys.append(its_y[:count, b].copy())
-                else:
-                    y[n, :count] = its_y[:count, b]
-        result = ys if every and is_list else y
-        return (result, after) if return_state else result
+        return (y, after) if return_state else y
+
+    def states(
+        self,
+        x: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        *,
+        state: npt.ArrayLike | None = None,
+        noise: Noise | None = None,
+    ) -> list[Any]:
+        """Each layer's states after every step.
+
+        Parameters
+        ----------
+        x, lengths, state, noise
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        list of (ndarray, (N, T, D H), or list of ndarray, (T_i, D H))
+            For each layer, the one that reads x first: arrays with zeros past a sequence's length,
+            or for a list x lists.  ``[..., t, :H]`` is the state after the steps up to t, counted
+            from 0; in both directions ``[..., t, H:]`` is that of the second one, which has read
+            the steps from the end back to t.  Nothing is dropped out.
+
+        See Also
+        --------
+        predict : what is read out of the last layer's.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, num_layers=3, bidirectional=True, seed=0)
+        >>> [h.shape for h in model.states(np.zeros((5, 7, 2)))]
+        [(5, 7, 32), (5, 7, 32), (5, 7, 32)]
+        """
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        shape = self.num_layers, len(data), self.hidden_size
+        before = self._check_state(state, False, shape)
+        width = (1 + self.bidirectional) * self.hidden_size
+        found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
+        for index, some, added in _together(len(data), before, check_type(noise)):
+            h = self.network.states(data[index], data.lengths_of(index), some, added)
+            for of_layer, its_h in zip(found, h, strict=True):
+                data.enter_outputs(of_layer, index, its_h)
+        return found
+
+    def generate(
+        self,
+        prompt: npt.ArrayLike,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        seed: int | np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Go on with sequences of tokens: draw the next from what the model predicts, and read it.
+
+        For a model of tokens in one direction whose outputs are logits of the next token, as
+        trained with the loss "cross_entropy".
+
+        Parameters
+        ----------
+        prompt : array_like of int, (T,) or (N, T), or list of (T_i,)
+            The tokens to go on from, at least one in each sequence.
+        length : int
+            How many to draw for each sequence, at least 0.
+        temperature : float, default 1.0
+            They are drawn with the probabilities softmax(y / temperature): below 1, likely ones
+            more often than the model says.  With 0 each is the likeliest one.
+        seed : None, int or numpy.random.Generator, optional
+            As for :func:`numpy.random.default_rng`.
+
+        Returns
+        -------
+        ndarray of int64, (length,), or (N, length) for several sequences
+            Without the prompt.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, shape or value, or the model is of another kind.
+        FloatingPointError
+            If an output is infinite or NaN.
+
+        See Also
+        --------
+        fastbptt.datasets.encode, fastbptt.datasets.decode : text as tokens, and back.
+
+        Examples
+        --------
+        A model learns to count:
+
+        >>> import numpy as np, fastbptt
+        >>> tokens = np.arange(100) % 5
+        >>> model = fastbptt.RNN(5, 16, 5, output="all", seed=0)
+        >>> history = fastbptt.fit(
+        ...     model,
+        ...     [tokens[:-1]],
+        ...     [tokens[1:]],
+        ...     loss="cross_entropy",
+        ...     optimizer=fastbptt.Adam(learning_rate=0.02),
+        ...     epochs=50,
+        ...     progress=False,
+        ... )
+        >>> model.generate([1, 2, 3], 8, temperature=0)
+        array([4, 0, 1, 2, 3, 4, 0, 1])
+        """
+        if self.bidirectional or not 1 < self.input_size == self.output_size:
+            raise ValueError(
+                f"the model is {self!r}, expected one direction, and as many outputs as inputs, at "
+                "least 2: logits of the next token"
+            )
+        length = _checks.integer("length", length, 0)
+        temperature, rng = _checks.number("temperature", temperature), np.random.default_rng(seed)
+        several = isinstance(prompt, (list, tuple)) and any(np.ndim(a) for a in prompt)
+        if not several:
+            prompt = _sequences.real("prompt", prompt)
+            if not prompt.size:
+                raise ValueError("prompt is empty, expected at least one token")
+            several = prompt.ndim != 1
+            if not several and prompt.dtype.kind in "iu":
+                _checks.tokens("prompt", prompt, self.input_size, None)
+            prompt = prompt if several else prompt[np.newaxis]
+        data = _sequences.tokens("prompt", prompt, None, self.input_size)
+        N = len(data)
+        if (data.lengths == 0).any():
+            raise ValueError("prompt has a sequence without tokens, expected at least one in each")
+        drawn, every = np.empty((N, length), np.int64), np.arange(N)
+        y, state = self.network.outputs(data[every], data.lengths_of(every))
+        y = y[data.lengths - 1, every] if self.output == "all" else y
+        for t in range(length):
+            drawn[:, t] = _draw(y, temperature, rng)
+            if t + 1 == length:
+                break
+            y, state = self.network.outputs(drawn[np.newaxis, :, t], None, state)
+            y = y[-1] if self.output == "all" else y
+        return drawn if several else drawn[0]
 
     def evaluate(
         self,
@@ -187,6 +380,7 @@ class RNN:
         y: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
     ) -> float:
         """The loss over a data set.
 
@@ -196,37 +390,108 @@ class RNN:
             As for :meth:`predict`.
         y : array_like or list of array_like
             What the outputs are compared with: (N, O) for output "last", (N, T, O) or a list of
-            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy" integer
-            classes may stand in place of the axis O.
+            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy", or for a
+            function of your own if O is above 1, integer classes may stand in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken to
-            be a mean over rows, or their sum if it has an attribute ``reduction`` that is "sum", as
-            :func:`fastbptt.losses.ssr` has; if it has an attribute ``takes_classes`` that is true,
-            it is given integer classes, as :func:`fastbptt.losses.cross_entropy` is.  What
-            :func:`functools.wraps` or :class:`functools.partial` makes of a function has that
-            function's attributes, unless it has its own.
+            As for :func:`fastbptt.fit`.
+        sample_weight : array_like or list of array_like, optional
+            What each sequence, step or element counts, as for :func:`fastbptt.fit`.
 
         Returns
         -------
         float
+            The mean over all rows, however many are computed together.
         """
-        loss = find_loss(loss)
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        return self.evaluate_sequences(data, target, loss)
+        criterion = Criterion(loss)
+        return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
-    def evaluate_sequences(
-        self, x: Sequences, y: Sequences | np.ndarray, loss: Callable[..., Any]
-    ) -> float:
-        """:meth:`evaluate` for what :mod:`fastbptt._sequences` made of the data."""
-        mean = Mean(loss)
+    def read(
+        self,
+        x: Any,
+        y: Any,
+        lengths: Any,
+        loss: Criterion,
+        sample_weight: Any = None,
+    ) -> Data:
+        """A data set, checked and converted."""
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        return Data(x, y, read_weights(sample_weight, x, y, self.output_size, loss))
+
+    def evaluate_data(self, data: Data, loss: Criterion) -> float:
+        """:meth:`evaluate` for what :meth:`read` made of the data."""
+        mean, (x, y, weight) = Mean(loss), data
         for index, its_y, _ in self._outputs(x, None):
-            mask = None
+            mask, lengths, rows = None, None, len(index)
             if self.output == "all":
-                mask = np.arange(len(its_y))[:, np.newaxis] < x.lengths[index]
-            value, _ = loss(its_y, y[index], mask)
-            mean.add(value, len(index) if mask is None else int(mask.sum()))
+                lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
+                mask = np.arange(len(its_y))[:, np.newaxis] < lengths
+            its_weight = None if weight is None else weight[index]
+            value, _ = loss.compute(its_y, y[index], mask, its_weight)
+            mean.add(value, total_weight(rows, lengths, its_weight))
         return mean.value
+
+    def objective(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Callable[[npt.ArrayLike], tuple[float, np.ndarray]]:
+        """The loss over a data set as a function of all weights, for optimizers such as scipy's.
+
+        Parameters
+        ----------
+        x, y, lengths, loss, sample_weight
+            As for :meth:`evaluate`; read and converted here, once.
+
+        Returns
+        -------
+        callable
+            ``f(vector) -> (loss, gradient)`` with vectors (P,) like :attr:`vector`: float64 for the
+            optimizer, computed in the model's dtype.  Line searches and tests of convergence expect
+            the precision of ``dtype="float64"``.  All sequences are one minibatch, nothing is
+            dropped out, and the model stays as it is until its :attr:`vector` is set.
+
+        See Also
+        --------
+        loss_and_grads : the same at the model's own weights, by name.
+
+        Examples
+        --------
+        Gradient descent by hand; ``scipy.optimize.minimize(f, model.vector, jac=True,
+        method="L-BFGS-B").x`` would be another way to a vector:
+
+        >>> import numpy as np, fastbptt
+        >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
+        >>> model = fastbptt.RNN(1, 8, 1, dtype="float64", seed=0)
+        >>> f = model.objective(x, x.sum(axis=1))
+        >>> vector = model.vector
+        >>> for _ in range(100):
+        ...     vector = vector - 0.02 * f(vector)[1]
+        >>> f(vector)[0] < 0.1 * f(model.vector)[0]
+        True
+        >>> model.vector = vector
+        """
+        criterion = Criterion(loss)
+        given = self.read(x, y, lengths, criterion, sample_weight).together()
+        network = Network(**self.config(), vector=self.network.vector.copy())
+        gradient = network.new_gradient()
+
+        def evaluate(vector: npt.ArrayLike) -> tuple[float, np.ndarray]:
+            network.vector[...] = self._check_vector(vector)
+            value, found, _ = network.loss_and_gradient(
+                given.x,
+                given.y,
+                given.lengths,
+                criterion.compute,
+                weight=given.weight,
+                out=gradient,
+            )
+            return float(value), found.astype(np.float64)
+
+        return evaluate
 
     def loss_and_grads(
         self,
@@ -235,6 +500,7 @@ class RNN:
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
         *,
+        sample_weight: npt.ArrayLike | None = None,
         state: npt.ArrayLike | None = None,
         rng: np.random.Generator | None = None,
         checkpointed: bool = False,
@@ -243,12 +509,12 @@ class RNN:
 
         Parameters
         ----------
-        x, y, lengths, loss
+        x, y, lengths, loss, sample_weight
             As for :meth:`evaluate`.
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
         rng : numpy.random.Generator, optional
-            Draws what dropout leaves out.  Without it nothing is left out.
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         checkpointed : bool, default False
             Keep about sqrt(T) of the T states in memory and compute the others twice: for long
             sequences.  Takes about 4/3 of the time.  One direction only.
@@ -259,28 +525,25 @@ class RNN:
         grads : dict of str to ndarray
             With the names and shapes of :meth:`parameters`.
         """
-        loss = find_loss(loss)
+        criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        shape = self.num_layers, len(data), self.hidden_size
+        minibatch = self.read(x, y, lengths, criterion, sample_weight).together()
+        shape = self.num_layers, minibatch.x.shape[1], self.hidden_size
         before = self._check_state(state, checkpointed, shape)
-        index, gradient = np.arange(len(data)), self.network.new_gradient()
+        gradient = self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), loss,
-            state=before, rng=rng, checkpointed=checkpointed, out=gradient,
+            minibatch.x, minibatch.y, minibatch.lengths, criterion.compute,
+            weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
 
     def _outputs(
-        self, x: Sequences, state: np.ndarray | None
+        self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
-        for start in range(0, max(len(x), 1), TOGETHER):
-            index = np.arange(start, min(start + TOGETHER, len(x)))
-            before = None if state is None else np.ascontiguousarray(state[:, index])
-            y, after = self.network.outputs(x[index], x.lengths_of(index), before)
+        for index, before, added in _together(len(x), state, noise):
+            y, after = self.network.outputs(x[index], x.lengths_of(index), before, added)
             yield index, y, after
 
     def _check_state(
@@ -297,6 +560,16 @@ class RNN:
         if found.shape != shape:
             raise ValueError(f"state has shape {found.shape}, expected {shape}: (num_layers, N, H)")
         return found
+
+    def _check_vector(self, vector: npt.ArrayLike) -> np.ndarray:
+        """A vector of weights in the model's dtype, where what is too large is infinite."""
+        found = _sequences.real("vector", vector)
+        if found.shape != self.vector.shape:
+            raise ValueError(
+                f"vector has shape {found.shape}, expected {self.vector.shape}: (P,), all weights"
+            )
+        with np.errstate(over="ignore"):
+            return found.astype(self.dtype, copy=False)
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
@@ -320,7 +593,8 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "dtype", "backend", "leak")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend",
+           "leak")  # fmt: skip
 
 
 def check_config(
@@ -334,6 +608,8 @@ def check_config(
     dropout: Any,
     dtype: Any,
     backend: Any,
+    output_dropout: Any = 0.0,
+    noise: Any = 0.0,
     leak: Any = None,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
@@ -346,19 +622,36 @@ def check_config(
     output = _checks.one_of("output", output, OUTPUTS)
     backend = _checks.one_of("backend", backend, BACKENDS)
     dtype = _checks.float_dtype("dtype", dtype).name
-    if not isinstance(dropout, numbers.Real):
-        raise TypeError(f"dropout is {dropout!r}, expected a number")
-    share = float(dropout)
-    if not 0 <= share < 1:
-        raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
+    share, of_outputs = _share("dropout", dropout), _share("output_dropout", output_dropout)
     if share and num_layers == 1:
         raise ValueError(
-            f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
+            f"dropout is {dropout} with one layer, expected 0: it acts between two layers, "
+            "output_dropout before the readout"
         )
     leaks(leak, hidden_size, np.dtype(dtype))
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, dtype, backend, leak)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend,
+              leak)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
+
+
+def _together(
+    count: int, state: np.ndarray | None, noise: Noise | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, Noise | None]]:
+    """Which of so many sequences to run together, their initial states, (L, B, H), and noise."""
+    for start in range(0, max(count, 1), TOGETHER):
+        index = np.arange(start, min(start + TOGETHER, count))
+        before = None if state is None else np.ascontiguousarray(state[:, index])
+        yield index, before, noise and noise.at(sequence=start)
+
+
+def _share(name: str, value: Any) -> float:
+    """What dropout takes away."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+    return float(value)
 
 
 def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
@@ -371,29 +664,37 @@ def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
     return model
 
 
+def _draw(y: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """For each row of y (N, O) a class, drawn with the probabilities softmax(y / temperature)."""
+    if not np.isfinite(y).all():
+        raise FloatingPointError("the model's outputs are infinite or NaN")
+    if temperature == 0:
+        return y.argmax(axis=1)
+    with np.errstate(over="ignore"):  # at a low temperature: to -infinity
+        z = (y.astype(np.float64) - y.max(axis=1, keepdims=True)) / temperature
+    total = np.exp(z).cumsum(axis=1)
+    u = rng.random((len(y), 1)) * total[:, -1:]
+    return (total[:, :-1] <= u).sum(axis=1)
+
+
 class Mean:
-    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one."""
+    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one.
+
+    Values times weights and weights are summed apart: the mean is that over all rows at once.
+    """
 
     sums: bool
     total: float
-    rows: int
+    weight: float
 
-    def __init__(self, loss: Callable[..., Any]) -> None:
-        self.sums, self.total, self.rows = reduction(loss) == "sum", 0.0, 0
+    def __init__(self, loss: Criterion) -> None:
+        self.sums, self.total, self.weight = loss.reduction == "sum", 0.0, 0
 
-    def add(self, value: float, rows: int) -> None:
-        """Take in a minibatch's loss, over so many rows."""
-        self.total += float(value) * (1 if self.sums else rows)
-        self.rows += rows
+    def add(self, value: float, weight: float) -> None:
+        """Take in a minibatch's loss, a mean over so many rows, or rows of this weight."""
+        self.total += float(value) * (1 if self.sums else weight)
+        self.weight += weight
 
     @property
     def value(self) -> float:
-        return self.total if self.sums else self.total / max(self.rows, 1)
-
-
-def find_loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
-    """A loss function from its name or itself."""
-    if not callable(loss):
-        return LOSSES[_checks.one_of("loss", loss, LOSSES)]
-    reduction(loss)  # an error where it is neither
-    return loss
+        return self.total if self.sums else self.total / (self.weight or 1)

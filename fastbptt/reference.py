@@ -7,6 +7,8 @@ Steps count from 1 to T, as in the formulas.  Arrays count from 0: ``h[0]`` is t
 that ``h[t]`` is :math:`h_t`, but :math:`x_t` is ``x[t - 1]``, and likewise for ``dh`` and ``dx``.
 """
 
+from typing import Any
+
 import numpy as np
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
@@ -37,7 +39,7 @@ ACTIVATIONS: tuple[str, ...] = tuple(_FUNCTIONS)
 
 def forward(
     params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
+    leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Fill ``h[1:]`` with the states that follow ``h[0]``, for t = 1 to T.
 
@@ -55,8 +57,9 @@ def forward(
     ----------
     params : (W_x, W_h, b)
         Weights of shapes (I, H), (H, H) and (H,).
-    x : ndarray, (T, B, I)
-        Inputs, time-major.
+    x : ndarray, (T, B, I), or of integers, (T, B)
+        Inputs, time-major.  Integers are tokens: the input of one is a row of W_x of its own,
+        :math:`z_t = W_x[x_t] + ...`, as if it were one-hot.
     h : ndarray, (T + 1, B, H)
         ``h[0]`` holds the initial state; the rest is overwritten.  With potentials all is.
     lengths : ndarray of int, (B,), or None
@@ -65,7 +68,7 @@ def forward(
     activation : str
         The function f, one of `ACTIVATIONS`.
     leak : (alpha, of), optional
-    noise : ndarray, (T, B, H), optional
+    noise : ndarray, (T, B, H), or fastbptt.Noise, optional
     v : ndarray, (T + 1, B, H) or (B, H)
         Potentials: ``v[0]`` holds the initial ones, the rest is overwritten; or the last ones in
         place of the initial ones.  None if the leak is not of potentials.
@@ -79,8 +82,9 @@ def forward(
     for t in range(1, len(x) + 1):
         live = _live(t, lengths)
         h_before = h[t - 1, live]
-        z_t = x[t - 1, live] @ W_x + h_before @ W_h + b
-        z_t = z_t if noise is None else z_t + noise[t - 1, live]
+        x_t = x[t - 1, live]
+        z_t = (W_x[x_t] if x.ndim == 2 else x_t @ W_x) + h_before @ W_h + b
+        z_t = z_t if noise is None else z_t + _noise(noise, t, h)[live]
         h[t] = h[t - 1]
         if of == "rate":
             h[t, live] = alpha * f(z_t) + (1 - alpha) * h_before
@@ -109,6 +113,8 @@ def backward(
 
         dx_t = dz_t W_x^T \\qquad dh_0 = dz_1 W_h^T
 
+    Of tokens, each dz_t is added to the row of dW_x that the token is.
+
     With a leak of rates, or of potentials v,
 
     .. math::
@@ -130,7 +136,7 @@ def backward(
     dparams : (dW_x, dW_h, db)
         Overwritten; shapes as in ``params``.
     dx : ndarray, (T, B, I), or None
-        Overwritten, with 0 past a sequence's length; None if it is not wanted.
+        Overwritten, with 0 past a sequence's length; None if it is not wanted, and of tokens.
     dh0 : ndarray, (B, H)
         Overwritten.
     dv : ndarray, (B, H), optional
@@ -158,7 +164,10 @@ def backward(
             dz_t = alpha * dv_t
         else:
             dz_t = g_t * df(h_t)
-        dW_x += x_t.T @ dz_t
+        if x.ndim == 2:
+            np.add.at(dW_x, x_t, dz_t)
+        else:
+            dW_x += x_t.T @ dz_t
         dW_h += h_before.T @ dz_t
         db += dz_t.sum(axis=0)
         if dx is not None:
@@ -221,6 +230,13 @@ def readout_backward(
     db_y[...] = dy.sum(axis=0)
     if dh is not None:
         dh[...] = dy @ W_y.T
+
+
+def _noise(noise: Any, t: int, h: np.ndarray) -> np.ndarray:
+    """noise_t, (B, H)."""
+    if isinstance(noise, np.ndarray):
+        return noise[t - 1]
+    return noise.at(step=t - 1).draw(1, *h.shape[1:], h.dtype)[0]
 
 
 def _live(t: int, lengths: np.ndarray | None) -> slice | np.ndarray:

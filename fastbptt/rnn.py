@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from fastbptt import _checks
 from fastbptt._leak import Leak
+from fastbptt._noise import Noise, check_noise
 from fastbptt._uninterrupted import import_whole
 
 Activation = Literal["tanh", "relu", "identity", "sigmoid", "softplus", "rectified_tanh"]
@@ -109,7 +110,7 @@ def forward(
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
     leak: Leak | None = None,
-    noise: np.ndarray | None = None,
+    noise: np.ndarray | Noise | None = None,
     backend: Backend = "numba",
     out: np.ndarray | None = None,
     v: np.ndarray | None = None,
@@ -125,6 +126,8 @@ def forward(
     x : ndarray, (T, B, I)
         Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
         ``x.transpose(1, 0, 2)``: if its last axis is contiguous, nothing is copied.
+        Or tokens, integers (T, B) from 0 to I - 1: in place of ``x[t - 1] @ W_x`` come rows of W_x,
+        ``W_x[x[t - 1]]``, as if x were one-hot.
     h0 : ndarray, (B, H), optional
         Initial state; zero by default.  With a leak of potentials it is that of these, and
         ``h[0] = f(h0)``.
@@ -136,8 +139,9 @@ def forward(
         (log(1 + exp(z))) or "rectified_tanh" (max(tanh(z), 0)).
     leak : Leak, optional
         How slowly units follow their inputs, see :class:`fastbptt.Leak`.
-    noise : ndarray, (T, B, H), optional
-        What is added to that which f is applied to, of the same dtype, with any strides.
+    noise : ndarray, (T, B, H), or Noise, optional
+        What is added to that which f is applied to: of the same dtype, with any strides, or drawn
+        where it is added, see :class:`fastbptt.Noise`.  :func:`backward` does not need it.
     backend : {"numba", "numpy"}, default "numba"
         Compiled kernels, or the NumPy reference.
     out : ndarray, (T + 1, B, H), optional
@@ -169,11 +173,13 @@ def forward(
     >>> fastbptt.forward(params, x).shape
     (8, 2, 5)
     """
-    T, B, _, H, dtype = _checks.layer(params, x, activation)
+    T, B, I, H, dtype = _checks.layer(params, x, activation)
     if h0 is not None:
         _checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
+    if x.ndim == 2:
+        _checks.tokens("x", x, I, lengths)
     run = find_backend(backend).forward
     if leak is not None or noise is not None or v is not None:
         return _forward_cell(run, params, x, h0, lengths, activation, leak, noise, out, v)
@@ -196,17 +202,24 @@ def _forward_cell(
     lengths: np.ndarray | None,
     activation: Activation,
     leak: Leak | None,
-    noise: np.ndarray | None,
+    noise: np.ndarray | Noise | None,
     out: np.ndarray | None,
     v: np.ndarray | None,
 ) -> np.ndarray:
     """:func:`forward` of a cell that leaks or is noisy."""
-    (T, B, _), H, dtype = x.shape, len(params[2]), x.dtype
+    (T, B, *_), H, dtype = x.shape, len(params[2]), params[2].dtype
     leaking = leaks(leak, H, dtype)
     of_potential = leaking is not None and leaking[1] == "potential"
-    inputs = (*params, x, h0, lengths, noise)
-    if noise is not None:
+    inputs = (*params, x, h0, lengths)
+    if isinstance(noise, Noise):
+        check_noise(noise, T, B, H, dtype)
+    elif noise is not None:
+        if not isinstance(noise, np.ndarray):
+            raise TypeError(
+                f"noise is a {type(noise).__name__}, expected a numpy.ndarray or a fastbptt.Noise"
+            )
         _checks.array("noise", noise, dtype, (T, B, H), "(T, B, H)")
+        inputs = (*inputs, noise)
     if out is not None:
         _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", inputs)
     if v is not None:
@@ -259,7 +272,7 @@ def backward(
         The loss's own gradient at every state ``h[1:]``, or at ``h[-1]`` if only the last states
         enter the loss.  At steps past a sequence's length it is ignored.
     need_dx : bool, default True
-        False saves the cost of the gradient of the inputs.
+        False saves the cost of the gradient of the inputs.  Tokens have none.
     out : (Params, dx, dh0), optional
         Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
         dtype, sharing no memory with an input or each other.
@@ -271,8 +284,8 @@ def backward(
     -------
     Gradients
         ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` (zero past a
-        sequence's length; None with ``need_dx=False``), and of the initial state: with a leak of
-        potentials, of theirs.
+        sequence's length; None with ``need_dx=False`` and of tokens), and of the initial state:
+        with a leak of potentials, of theirs.
 
     Raises
     ------
@@ -296,6 +309,9 @@ def backward(
         _checks.dh(dh, dtype, T, B, H)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
+    if x.ndim == 2:
+        _checks.tokens("x", x, I, lengths)
+        need_dx = False
     run = find_backend(backend).backward
     more = ()
     if leak is not None or dv is not None:

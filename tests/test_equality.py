@@ -400,6 +400,15 @@ def another_bit_every_time(params, x, h, lengths, activation):
         h[1:] = np.nextafter(h[1:], 9)
 
 
+@fault("h with noise that is drawn")
+def draws_the_noise_of_another_step(
+    params, x, h, lengths, activation, leak=None, noise=None, v=None
+):
+    if isinstance(noise, fastbptt.Noise):
+        noise = noise.at(step=1)
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
+
+
 @fault("readout: y: error")
 def no_b_y(W_y, b_y, h, y):
     reference.readout(W_y, np.zeros_like(b_y), h, y)

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from typing import Any
 
 import numba
 import numpy as np
@@ -9,7 +10,8 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
-from fastbptt._uninterrupted import computed_once
+from fastbptt._noise import PAIR, Noise
+from fastbptt._uninterrupted import computed_once, without_notice
 from fastbptt.kernels import _compiling, _threads
 from fastbptt.kernels._activation import CODES, PLAIN
 from fastbptt.kernels._blocking import plan_backward, plan_forward
@@ -249,7 +251,7 @@ def _entry_points(source):
                 put(order, r, r)
                 put(lengths, r, T)
         if get(lengths, 0) == 0:  # no step counts
-            fill_rows(pointer(given.dW_x), I, H, H)
+            fill_rows(pointer(given.dW_x), len(given.dW_x), H, H)
             fill_rows(pointer(given.dW_h), H, H, H)
             fill_rows(db, 1, H, H)
         h_t = given.h.strides[0] if R > 0 else 0
@@ -298,9 +300,16 @@ def whole_forward_task(p, given, start):
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
         v=pointer(v),
         v_t=p.B * p.H if len(v) > 1 else 0,
-        adds=noise.size > 0,
+        adds=noise.size > 0 or given.scale.size > 0 or given.tokens.size > 0,
         has_noise=noise.size > 0,
         noise=matrix(noise, noise.strides[0]),
+        draws=given.scale.size > 0,
+        scale=pointer(given.scale),
+        seed=given.seed,
+        first_step=given.first_step,
+        first_sequence=given.first_sequence,
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -314,6 +323,8 @@ def whole_backward_task(p, given, start):
         has_dv=given.dv.size > 0,
         dv=matrix(given.dv, 0),
         carried=cast_like(offset(start, given.plan[0].carried_at), p.db),
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -326,6 +337,7 @@ _cell_forward_worker = exchanged(_forward_worker, **CELL)
 _cell_backward_worker = exchanged(
     _backward_worker,
     state_piece=exchanged(state_piece, **CELL),
+    weight_piece=exchanged(weight_piece, **CELL),
     input_piece=exchanged(input_piece, **CELL),
     **CELL,
 )
@@ -388,8 +400,8 @@ def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False):
-    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell)
+def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
+    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
     compiled = _compiled_backward(dtype, True) if cell else _compiled_backward(dtype)
     return _prepared(compiled, plan)
 
@@ -403,8 +415,10 @@ _kept = threading.local()
 ALL = np.zeros((2, 0), np.int64)  # all sequences have T steps
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_SCALE = {dtype: np.zeros(0, dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
 NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_TOKENS = np.zeros((0, 0), np.int64)
 
 
 def _rows(a):
@@ -429,6 +443,15 @@ Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their g
 Leaking = tuple[np.ndarray, str]  # alpha (H,), and of what
 
 
+def _with_tokens(params, x):
+    """Weights, inputs and tokens: of tokens x, no inputs, and rows of W_x to read vectors from."""
+    if x.ndim == 3:
+        return params, x, NO_TOKENS
+    W_x, W_h, b = params
+    inputs = np.zeros((*x.shape, 0), W_x.dtype)
+    return (_rows(W_x), W_h, b), inputs, np.ascontiguousarray(x, np.int64)
+
+
 _known_alphas = {}  # by the id of an alpha that nobody writes to: it, and what it became
 
 
@@ -444,7 +467,7 @@ def _alphas(leak, H, dtype):
     alphas = np.ones((2, -(-H // whole) * whole), dtype)
     alphas[0, :H] = alpha
     np.subtract(1, alphas[0], alphas[1])
-    if not alpha.flags.writeable:
+    if alpha.flags.owndata and not alpha.flags.writeable:
         if len(_known_alphas) >= 64:
             _known_alphas.clear()
         _known_alphas[id(alpha)] = alpha, alphas
@@ -453,20 +476,29 @@ def _alphas(leak, H, dtype):
 
 def forward(
     params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
+    leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
-    T, B, _ = x.shape
+    if leak is None and noise is None and activation in PLAIN and x.ndim == 3:
+        if len(x) and x.shape[1]:
+            _run_forward(params, x, h, lengths, activation)
+        return
+    T, B = x.shape[:2]
     if not B or not (T or leak):
         return
-    if leak is None and noise is None and activation in PLAIN:
-        _run_forward(params, x, h, lengths, activation)
-        return
     dtype = h.dtype
+    params, x, tokens = _with_tokens(params, x)
     of = 0 if leak is None else LEAKS[leak[1]]
     v = NO_DX[dtype] if v is None else v if v.ndim == 3 else v[None]
+    drawn = NO_SCALE[dtype], 0, 0, 0
+    if isinstance(noise, Noise):
+        seed = noise.seed - (noise.seed >> 63 << 64)  # the same 64 bits, signed
+        scale = np.zeros(-(-h.shape[2] // PAIR) * PAIR, dtype)
+        scale[: h.shape[2]] = noise.scale
+        drawn = scale, seed, noise.first_step, noise.first_sequence
+        noise = None
     noise = NO_DX[dtype] if noise is None else _rows(noise)
-    cell = of, _alphas(leak, h.shape[2], dtype), v, noise
+    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, *drawn, tokens
     _run_forward(params, x, h, lengths, activation, cell)
 
 
@@ -491,8 +523,8 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     threads = claim.threads if claim else 1
     key = B, I, H, R, dtype, threads
     if cell is not None:
-        leak, alphas, v, noise = cell
-        key = *key, True, noise.size > 0
+        leak, alphas, v, noise, scale, seed, first_step, first_sequence, tokens = cell
+        key = *key, True, noise.size + scale.size + tokens.size > 0
     run, worker, plan, total = _prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
@@ -501,7 +533,10 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     if cell is None:
         task = run((x, W_x, W_h, b, h, by_length, activation, plan, work))
     else:
-        task = run((x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise))
+        task = run((
+            x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise, scale,
+            seed, first_step, first_sequence, tokens,
+        ))  # fmt: skip
     if claim:
         claim.use(worker, task)
     if total <= KEPT:
@@ -517,10 +552,11 @@ def backward(
     every_step = dh.ndim == 3
     if x.shape[1] and (len(x) or leak):
         cell = None
-        if leak is not None or activation not in PLAIN:
+        if leak is not None or activation not in PLAIN or x.ndim == 2:
             of = 0 if leak is None else LEAKS[leak[1]]
+            params, x, tokens = _with_tokens(params, x)
             dv = NO_DH0[h.dtype] if dv is None else _rows(dv)
-            cell = of, _alphas(leak, h.shape[2], h.dtype), dv
+            cell = of, _alphas(leak, h.shape[2], h.dtype), dv, tokens
         if not len(x):
             lengths = np.zeros(x.shape[1], np.int64)
         dh = dh if every_step else dh[None]
@@ -561,8 +597,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     threads = claim.threads if claim else 1
     key = T, B, I, H, R, dtype, small, threads, need_dx
     if cell is not None:
-        leak, alphas, dv = cell
-        key = *key, True
+        leak, alphas, dv, tokens = cell
+        key = *key, True, 0 if I else len(dW_x)
     run, worker, plan, total = _prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     activation = CODES[activation]
@@ -577,7 +613,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     else:
         task = run(
             (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
-             work, leak, alphas, dv)
+             work, leak, alphas, dv, tokens)
         )  # fmt: skip
     if claim:
         claim.use(worker, task)
@@ -587,7 +623,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
-    _compiled_forward(dtype)
-    _compiled_backward(dtype)
-    _threads.warmup()
+    with without_notice():
+        _compiled_forward(dtype)
+        _compiled_backward(dtype)
+        _threads.warmup()
     _compiling.warn_of_troubles()
