@@ -53,10 +53,12 @@ if TYPE_CHECKING:
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
     from fastbptt import testing as testing
+    from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
         "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing",
+        "torch",
     )  # fmt: skip
 
     def __getattr__(name):

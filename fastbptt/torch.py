@@ -1,0 +1,616 @@
+"""For programs in PyTorch: a drop-in for :class:`torch.nn.RNN`, on a CPU.
+
+It needs PyTorch: ``pip install "fastbptt[torch]"``.  One changed line makes a program faster::
+
+    rnn = fastbptt.torch.RNN(input_size, hidden_size)  # was torch.nn.RNN(...)
+
+or another one, for a model that exists: ``fastbptt.torch.accelerate(model)``.
+
+Inside, a layer of one direction or two is one operator, ``torch.ops.fastbptt.rnn``, with a rule for
+its gradient.  Its arrays are the tensors' own memory.  Where PyTorch's autograd alone is at work,
+the same functions run in a :class:`torch.autograd.Function`: that saves the operator's way through
+the dispatcher, and a copy of the outputs, which an operator must not share with what it keeps for
+the backward pass.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbptt import _openmp
+from fastbptt._extras import import_extra
+from fastbptt.rnn import Activation, Params, backward, forward
+
+import_extra("torch", "torch", "fastbptt.torch")
+import torch  # noqa: E402
+import torch._dynamo.config  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch._dynamo.variables.builder import VariableBuilder  # noqa: E402
+from torch.nn.utils.rnn import PackedSequence  # noqa: E402
+
+__all__ = ["RNN", "Exchange", "accelerate"]
+
+# One layer's computation on arrays.  D directions, I inputs, H units; the second direction reads
+# each sequence from its end.  Weights are torch's: for each direction W_ih (H, I), W_hh (H, H), and
+# with a bias b_ih (H,), b_hh (H,).  Data are (T, B, I), or packed (N, I): the B_t sequences that
+# have a step t, longest first, one step after the other.
+
+
+class _Places(NamedTuple):
+    """Where packed rows lie in (T B, ...), the steps of all sequences, padded.
+
+    Attributes
+    ----------
+    lengths : ndarray, (B,)
+    rows : ndarray, (2, N)
+        The place of each packed row in either direction.
+    packed : ndarray, (2, T B)
+        The packed row for each place in either direction, any one for padding.
+    """
+
+    lengths: np.ndarray
+    rows: np.ndarray
+    packed: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        B = len(self.lengths)
+        return self.packed.shape[1] // B, B
+
+    def pad(self, data: np.ndarray, d: int) -> np.ndarray:
+        """(N, ...) as (T, B, ...) in direction d, anything in the padding."""
+        return data.take(self.packed[d], axis=0).reshape(*self.shape, data.shape[1])
+
+    def pack(self, a: np.ndarray, d: int) -> np.ndarray:
+        """(T, B, ...) in direction d as (N, ...)."""
+        return a.reshape(-1, a.shape[2]).take(self.rows[d], axis=0)
+
+
+def _places(batch_sizes: np.ndarray) -> _Places:
+    T, B = len(batch_sizes), int(batch_sizes[0])
+    step, sequence = np.nonzero(np.arange(B) < batch_sizes[:, np.newaxis])
+    lengths = np.bincount(sequence, minlength=B)
+    rows = np.stack((step, lengths[sequence] - 1 - step)) * B + sequence
+    packed = np.zeros((2, T * B), np.int64)
+    for d in range(2):
+        packed[d, rows[d]] = np.arange(rows.shape[1])
+    return _Places(lengths, rows, packed)
+
+
+def _by_direction(weights: Sequence[np.ndarray]) -> list[Params]:
+    step = 4 if len(weights) > 2 and weights[2].ndim == 1 else 2
+    found = []
+    for d in range(0, len(weights), step):
+        W_ih, W_hh, *biases = weights[d : d + step]
+        b = biases[0] + biases[1] if biases else np.zeros(len(W_hh), W_hh.dtype)
+        found.append(Params(W_ih.T, W_hh.T, b))
+    return found
+
+
+def _layer_forward(
+    x: np.ndarray,
+    h0: np.ndarray | None,
+    weights: Sequence[np.ndarray],
+    places: _Places | None,
+    activation: Activation,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs (T, B, D H) or (N, D H), last states (D, B, H), and all states (D, T + 1, B, H).
+
+    `h0` is (D, B, H).  With one direction and no packing the outputs are a view of the states.
+    """
+    params = _by_direction(weights)
+    D, H = len(params), len(params[0].b)
+    T, B = x.shape[:2] if places is None else places.shape
+    h = np.empty((D, T + 1, B, H), x.dtype)
+    for d in range(D):
+        if places is None:
+            x_d, lengths = x[::-1] if d else x, None
+        else:
+            x_d, lengths = places.pad(x, d), places.lengths
+        its_h0 = None if h0 is None else h0[d]
+        forward(params[d], x_d, its_h0, lengths=lengths, activation=activation, out=h[d])
+    if places is None:
+        outputs = [h[0, 1:], *(h[1:, :0:-1])]
+    else:
+        outputs = [places.pack(h[d, 1:], d) for d in range(D)]
+    return outputs[0] if D == 1 else np.concatenate(outputs, axis=-1), h[:, -1].copy(), h
+
+
+def _layer_backward(
+    doutputs: np.ndarray | None,
+    dlast: np.ndarray | None,
+    x: np.ndarray,
+    h: np.ndarray,
+    weights: Sequence[np.ndarray],
+    places: _Places | None,
+    activation: Activation,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, np.ndarray, list[np.ndarray]]:
+    """Gradients: of x, or None; of h0, (D, B, H); and of the weights, one by one."""
+    params, dx, dh0, dweights = _by_direction(weights), None, [], []
+    H = h.shape[3]
+    for d, its_params in enumerate(params):
+        dh = None if doutputs is None else doutputs[..., d * H : (d + 1) * H]
+        if places is None:
+            x_d, lengths = x[::-1] if d else x, None
+            dh = dh[::-1] if d and dh is not None else dh
+        else:
+            x_d, lengths = places.pad(x, d), places.lengths
+            dh = None if dh is None else places.pad(dh, d)
+        if dh is None:
+            dh = np.zeros(h.shape[2:], h.dtype) if dlast is None else dlast[d]
+        elif dlast is not None:
+            if lengths is None:
+                dh = dh.copy()  # it may be somebody else's
+                dh[-1] += dlast[d]
+            else:
+                dh[lengths - 1, np.arange(len(lengths))] += dlast[d]
+        (dW_x, dW_h, db), dx_d, its_dh0 = backward(
+            its_params, x_d, h[d], dh, lengths=lengths, activation=activation, need_dx=need_dx
+        )
+        dh0.append(its_dh0)
+        # Two biases, two arrays: autograd may keep them, and optimizers write to them.
+        dweights += [dW_x.T, dW_h.T, db, db.copy()][: len(weights) // len(params)]
+        if dx_d is not None:
+            dx_d = places.pack(dx_d, d) if places is not None else dx_d[::-1] if d else dx_d
+            dx = dx_d if dx is None else np.add(dx, dx_d, out=dx)
+    return dx, np.stack(dh0), dweights
+
+
+# The same on tensors
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory."""
+    return tensor.detach().numpy()
+
+
+def _arrays(weights: Sequence[Tensor]) -> list[np.ndarray]:
+    return [_array(w) for w in weights]
+
+
+def _or_none(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else _array(tensor)
+
+
+def _its_places(batch_sizes: Tensor | None) -> _Places | None:
+    return None if batch_sizes is None else _places(_array(batch_sizes))
+
+
+class _Layer(torch.autograd.Function):
+    """A layer, eager: outputs and last states."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h0: Tensor | None,
+        batch_sizes: Tensor | None,
+        activation: Activation,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)  # who reads last states alone leaves None at the outputs
+        ctx.activation, ctx.places = activation, _its_places(batch_sizes)
+        outputs, last, h = _layer_forward(
+            _array(x), _or_none(h0), _arrays(weights), ctx.places, activation
+        )
+        result = torch.from_numpy(outputs), torch.from_numpy(last)
+        # The outputs are kept so that autograd sees whether somebody has written to them.
+        ctx.save_for_backward(torch.from_numpy(h), result[0], x, batch_sizes, *weights)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (doutputs, dlast), (h, _, x, batch_sizes, *weights) = grads, ctx.saved_tensors
+        need_dx, need_dh0, *_ = ctx.needs_input_grad
+        if doutputs is None and dlast is None:
+            return (None,) * len(ctx.needs_input_grad)
+        if torch.is_grad_enabled():  # the operator's gradient says that it has none itself
+            dx, dh0, *dweights = _rnn_backward(
+                doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, need_dx
+            )
+        else:
+            dx, dh0, dweights = _layer_backward(
+                _or_none(doutputs), _or_none(dlast), _array(x), _array(h), _arrays(weights),
+                ctx.places, ctx.activation, need_dx,
+            )  # fmt: skip
+            dx = None if dx is None else torch.from_numpy(dx)
+            dh0, dweights = torch.from_numpy(dh0), map(torch.from_numpy, dweights)
+        return dx if need_dx else None, dh0 if need_dh0 else None, None, None, *dweights
+
+
+@torch.library.custom_op("fastbptt::rnn", mutates_args=(), device_types="cpu")
+def _rnn(
+    x: Tensor,
+    h0: Tensor | None,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer as an operator: outputs, last states, and all states for the backward pass."""
+    outputs, last, h = _layer_forward(
+        _array(x), _or_none(h0), _arrays(weights), _its_places(batch_sizes), _known(activation)
+    )
+    if np.may_share_memory(outputs, h):  # not allowed among an operator's results
+        outputs = outputs.copy()
+    return torch.from_numpy(outputs), torch.from_numpy(last), torch.from_numpy(h)
+
+
+@_rnn.register_fake
+def _(
+    x: Tensor,
+    h0: Tensor | None,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    H = weights[1].shape[0]
+    D = len(weights) // (4 if len(weights) > 2 and weights[2].dim() == 1 else 2)
+    if batch_sizes is None:
+        T, B = x.shape[:2]
+    elif h0 is not None:
+        T, B = batch_sizes.shape[0], h0.shape[1]
+    else:
+        raise RuntimeError("fastbptt::rnn: packed data of unknown size, expected an h0")
+    outputs = x.new_empty((*x.shape[:-1], D * H))
+    return outputs, x.new_empty((D, B, H)), x.new_empty((D, T + 1, B, H))
+
+
+@torch.library.custom_op("fastbptt::rnn_backward", mutates_args=(), device_types="cpu")
+def _rnn_backward(
+    doutputs: Tensor | None,
+    dlast: Tensor | None,
+    x: Tensor,
+    h: Tensor,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    activation: str,
+    need_dx: bool,
+) -> list[Tensor]:
+    """Gradients of x (empty if it is not needed), h0 and the weights."""
+    dx, dh0, dweights = _layer_backward(
+        _or_none(doutputs), _or_none(dlast), _array(x), _array(h), _arrays(weights),
+        _its_places(batch_sizes), _known(activation), need_dx,
+    )  # fmt: skip
+    dx = np.empty(0, h.numpy().dtype) if dx is None else dx
+    return [torch.from_numpy(np.ascontiguousarray(a)) for a in (dx, dh0, *dweights)]
+
+
+@_rnn_backward.register_fake
+def _(
+    doutputs: Tensor | None,
+    dlast: Tensor | None,
+    x: Tensor,
+    h: Tensor,
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    activation: str,
+    need_dx: bool,
+) -> list[Tensor]:
+    D, _, B, H = h.shape
+    dx = x.new_empty(x.shape if need_dx else (0,))
+    return [dx, x.new_empty((D, B, H)), *(w.new_empty(w.shape) for w in weights)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, _, weights, batch_sizes, activation = inputs
+    ctx.set_materialize_grads(False)
+    ctx.activation, ctx.count = activation, len(weights)
+    ctx.save_for_backward(output[2], x, batch_sizes, *weights)
+
+
+def _gradient(
+    ctx: Any, doutputs: Tensor | None, dlast: Tensor | None, dh: Tensor | None
+) -> tuple[Any, ...]:
+    if dh is not None:
+        raise NotImplementedError("fastbptt::rnn: the third result, all states, has no gradient")
+    if doutputs is None and dlast is None:
+        return None, None, [None] * ctx.count, None, None
+    h, x, batch_sizes, *weights = ctx.saved_tensors
+    need_dx, need_dh0 = ctx.needs_input_grad[:2]
+    dx, dh0, *dweights = _rnn_backward(
+        doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, need_dx
+    )
+    return dx if need_dx else None, dh0 if need_dh0 else None, dweights, None, None
+
+
+_rnn.register_autograd(_gradient, setup_context=_keep)
+
+
+def _known(activation: str) -> Activation:
+    if activation not in ("tanh", "relu"):
+        raise ValueError(f"activation is {activation!r}, expected 'tanh' or 'relu'")
+    return activation
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether autograd alone is at work: no tracing, transform, mode, other kind of tensor."""
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+# Modules
+
+
+class RNN(nn.RNN):
+    """:class:`torch.nn.RNN`, faster on a CPU.
+
+    Signature, attributes, names of parameters, initial weights, inputs and outputs are those of
+    :class:`torch.nn.RNN`, of which this is a subclass: either loads the other's ``state_dict``, and
+    results differ by rounding.  Dropout between layers draws the same numbers from torch's
+    generator.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int, default 1
+    nonlinearity : {"tanh", "relu"}, default "tanh"
+    bias : bool, default True
+    batch_first : bool, default False
+        Inputs and outputs are (B, T, ...); nothing is copied for that.
+    dropout : float, default 0.0
+        Share of the outputs of each layer but the last that training replaces by zero.
+    bidirectional : bool, default False
+    device, dtype : optional
+        A CPU; ``torch.float32`` or ``torch.float64``.
+
+    Notes
+    -----
+    A loss of the last states alone (the second result) costs no gradient at all the others: read
+    ``h_n[-1]`` rather than ``output[-1]``.
+
+    Raises an error under autocast and for data on another device, of another dtype than the weights
+    or of half precision; so does a gradient of the gradient.  The module runs under
+    :func:`torch.compile` and :func:`torch.export.export` as an operator, ``fastbptt::rnn``.
+
+    Threads are torch's: :func:`torch.set_num_threads` holds, as does
+    :func:`numba.set_num_threads` where it is less.  Results do not depend on their number.
+
+    See Also
+    --------
+    accelerate : exchanges the modules inside a model.
+    fastbptt.RNN.from_torch, fastbptt.RNN.to_torch : models that train without torch.
+
+    Examples
+    --------
+    >>> import torch, fastbptt.torch
+    >>> rnn = fastbptt.torch.RNN(3, 5, batch_first=True)
+    >>> output, h_n = rnn(torch.zeros(2, 7, 3))
+    >>> output.shape, h_n.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    nonlinearity: str
+
+    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+        """Outputs at every step, and last states, as :class:`torch.nn.RNN` returns them.
+
+        Parameters
+        ----------
+        input : Tensor, (T, B, I), (B, T, I) with ``batch_first``, or (T, I); or PackedSequence
+        hx : Tensor, (num_layers D, B, H), or (num_layers D, H) for an input (T, I); optional
+            Initial states for each layer and direction; zero by default.
+
+        Returns
+        -------
+        output : Tensor, (T, B, D H), (B, T, D H) or (T, D H); or PackedSequence
+        h_n : Tensor, (num_layers D, B, H) or (num_layers D, H)
+
+        Raises
+        ------
+        RuntimeError, ValueError, NotImplementedError
+            As :class:`torch.nn.RNN`, and for what is not supported.
+        """
+        packed = input if isinstance(input, PackedSequence) else None
+        if packed is not None:
+            x, batch_sizes, batched = packed.data, packed.batch_sizes, True
+            if hx is not None and packed.sorted_indices is not None:
+                hx = hx.index_select(1, packed.sorted_indices)
+        else:
+            x, batch_sizes, batched = input, None, input.dim() == 3
+            if input.dim() not in (2, 3):
+                raise ValueError(
+                    f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead"
+                )
+            if hx is not None and hx.dim() != input.dim():
+                raise RuntimeError(
+                    f"For {'' if batched else 'un'}batched {input.dim()}-D input, hx should also "
+                    f"be {input.dim()}-D but got {hx.dim()}-D tensor"
+                )
+            if not batched:
+                x, hx = x.unsqueeze(1), None if hx is None else hx.unsqueeze(1)
+            elif self.batch_first:
+                x = x.transpose(0, 1)
+        layers = self.all_weights
+        self._check(x, batch_sizes, hx, [w for of_direction in layers for w in of_direction])
+
+        D, last = 2 if self.bidirectional else 1, []
+        for l in range(self.num_layers):
+            h0 = None if hx is None else hx[l * D : (l + 1) * D]
+            weights = [w for of_direction in layers[l * D : (l + 1) * D] for w in of_direction]
+            if l > 0 and self.dropout > 0 and self.training:
+                x = nn.functional.dropout(x, self.dropout)
+            x, its_last = self._layer(x, h0, batch_sizes, weights)
+            last.append(its_last)
+        h_n = last[0] if len(last) == 1 else torch.cat(last)
+
+        if packed is not None:
+            if packed.unsorted_indices is not None:
+                h_n = h_n.index_select(1, packed.unsorted_indices)
+            indices = packed.sorted_indices, packed.unsorted_indices
+            return PackedSequence(x, packed.batch_sizes, *indices), h_n
+        if not batched:
+            return x.squeeze(1), h_n.squeeze(1)
+        return x.transpose(0, 1) if self.batch_first else x, h_n
+
+    def _layer(
+        self, x: Tensor, h0: Tensor | None, batch_sizes: Tensor | None, weights: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        activation: Any = self.nonlinearity
+        if _is_plain(x):
+            return _Layer.apply(x, h0, batch_sizes, activation, *weights)  # type: ignore
+        if batch_sizes is not None and h0 is None:  # the number of sequences, for fake tensors
+            D = 2 if self.bidirectional else 1
+            h0 = x.new_zeros((D, int(batch_sizes[0]), self.hidden_size))
+        outputs, last, _ = _rnn(x, h0, weights, batch_sizes, activation)
+        return outputs, last
+
+    def _check(
+        self, x: Tensor, batch_sizes: Tensor | None, hx: Tensor | None, weights: Sequence[Tensor]
+    ) -> None:
+        """Errors as :class:`torch.nn.RNN` has them, and for what only that can do."""
+        weight = weights[0]
+        if torch.is_autocast_enabled(x.device.type):
+            raise RuntimeError(
+                "fastbptt.torch.RNN does not support autocast; disable it around the module: "
+                f'with torch.autocast("{x.device.type}", enabled=False)'
+            )
+        if x.dtype != weight.dtype:
+            raise ValueError(
+                f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+            )
+        if x.dtype not in (torch.float32, torch.float64):
+            raise NotImplementedError(
+                f'"fastbptt::rnn" not implemented for {x.dtype}, expected torch.float32 or '
+                "torch.float64"
+            )
+        dims = 3 if batch_sizes is None else 2
+        if x.dim() != dims:
+            raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
+        if x.size(-1) != self.input_size:
+            raise RuntimeError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {x.size(-1)}"
+            )
+        if x.size(0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        others = [("parameter", w) for w in weights]
+        for name, other in others if hx is None else [*others, ("hidden", hx)]:
+            if other.device != x.device:
+                raise RuntimeError(
+                    f"Input and {name} tensors are not at the same device, found input tensor at "
+                    f"{x.device} and {name} tensor at {other.device}"
+                )
+            if other.dtype != x.dtype:
+                raise RuntimeError(
+                    f"Input and {name} tensors are not the same dtype, found input tensor with "
+                    f"{x.dtype} and {name} tensor with {other.dtype}"
+                )
+        if hx is not None:
+            B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+            D = 2 if self.bidirectional else 1
+            self.check_hidden_size(hx, (self.num_layers * D, B, self.hidden_size))
+
+
+class Exchange(NamedTuple):
+    """What :func:`accelerate` did.
+
+    Attributes
+    ----------
+    exchanged : list of str
+        Names of the modules that are fast now; "" is the model itself.
+    left : dict of str to str
+        Names of the recurrent modules left alone, and why.
+    """
+
+    exchanged: list[str]
+    left: dict[str, str]
+
+
+def accelerate(module: nn.Module) -> Exchange:
+    """Make every plain :class:`torch.nn.RNN` inside a model an :class:`RNN`, in place.
+
+    The modules stay the same objects, with the same parameters, hooks and buffers, so optimizers
+    and whoever else holds them need not know.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    Exchange
+        Which modules were exchanged, and which recurrent ones were left alone and why.
+
+    Examples
+    --------
+    >>> import torch, fastbptt.torch
+    >>> model = torch.nn.ModuleDict({"rnn": torch.nn.RNN(3, 5), "lstm": torch.nn.LSTM(3, 5)})
+    >>> fastbptt.torch.accelerate(model)
+    Exchange(exchanged=['rnn'], left={'lstm': 'a LSTM, for which there are no kernels'})
+    >>> type(model["rnn"])
+    <class 'fastbptt.torch.RNN'>
+    """
+    done = Exchange([], {})
+    for name, each in module.named_modules():
+        if not isinstance(each, (nn.RNNBase, nn.RNNCellBase)) or isinstance(each, RNN):
+            continue
+        reason = _why_not(each)
+        if reason is None:
+            each.__class__ = RNN
+            done.exchanged.append(name)
+        else:
+            done.left[name] = reason
+    return done
+
+
+def _why_not(module: nn.Module) -> str | None:
+    """Why a recurrent module cannot be exchanged, if so."""
+    kind = type(module)
+    if not isinstance(module, nn.RNN):
+        return f"a {kind.__name__}, for which there are no kernels"
+    if kind is not nn.RNN:
+        return f"a {kind.__name__}, a subclass, which may compute something else"
+    if "forward" in vars(module):
+        return "its forward has been replaced"
+    for name, weight in module.named_parameters():
+        if weight.device.type not in ("cpu", "meta"):
+            return f"{name} is on {weight.device}, expected cpu"
+        if weight.dtype not in (torch.float32, torch.float64):
+            return f"{name} has dtype {weight.dtype}, expected torch.float32 or torch.float64"
+    return None
+
+
+# Beside torch
+
+
+def _borrow_threads() -> None:
+    """Have the kernels run in torch's threads, where its OpenMP runtime has GNU's interface."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not torch.backends.openmp.is_available() or not library.exists():
+        return
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return
+    address = ctypes.cast(parallel, ctypes.c_void_p).value
+    if address is not None:
+        _openmp.borrowed = _openmp.Pool(address, torch.get_num_threads)
+
+
+def _open_to_dynamo(kind: type[RNN]) -> None:
+    """Let torch.compile trace a class: it turns away all that are subclasses of nn.RNN.
+
+    Those would be unrolled step by step; ours are one operator.
+    """
+
+    def wrap(self: Any, value: Any) -> Any:
+        with torch._dynamo.config.patch(allow_rnn=True):
+            return self.wrap_module(value)
+
+    VariableBuilder._type_dispatch()[kind] = wrap
+
+
+_borrow_threads()
+_open_to_dynamo(RNN)
