@@ -13,25 +13,26 @@ the dispatcher, and a copy of the outputs, which an operator must not share with
 the backward pass.
 """
 
-import ctypes
-from collections.abc import Sequence
-from pathlib import Path
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt import _openmp
+import fastbptt
 from fastbptt._extras import import_extra
-from fastbptt.rnn import Activation, Params, backward, forward
+from fastbptt.model import check_config, model_of
+from fastbptt.rnn import Activation, Params, backward, find_backend, forward
 
 import_extra("torch", "torch", "fastbptt.torch")
 import torch  # noqa: E402
 import torch._dynamo.config  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch._dynamo.variables.builder import VariableBuilder  # noqa: E402
+from torch.nn.utils import rnn as rnn_utils  # noqa: E402
 from torch.nn.utils.rnn import PackedSequence  # noqa: E402
 
-__all__ = ["RNN", "Exchange", "accelerate"]
+__all__ = ["RNN", "Exchange", "Model", "accelerate"]
 
 # One layer's computation on arrays.  D directions, I inputs, H units; the second direction reads
 # each sequence from its end.  Weights are torch's: for each direction W_ih (H, I), W_hh (H, H), and
@@ -101,6 +102,7 @@ def _layer_forward(
 
     `h0` is (D, B, H).  With one direction and no packing the outputs are a view of the states.
     """
+    _limit_threads()
     params = _by_direction(weights)
     D, H = len(params), len(params[0].b)
     T, B = x.shape[:2] if places is None else places.shape
@@ -298,15 +300,12 @@ def _(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, _, weights, batch_sizes, activation = inputs
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[2])
     ctx.activation, ctx.count = activation, len(weights)
     ctx.save_for_backward(output[2], x, batch_sizes, *weights)
 
 
-def _gradient(
-    ctx: Any, doutputs: Tensor | None, dlast: Tensor | None, dh: Tensor | None
-) -> tuple[Any, ...]:
-    if dh is not None:
-        raise NotImplementedError("fastbptt::rnn: the third result, all states, has no gradient")
+def _gradient(ctx: Any, doutputs: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Any, ...]:
     if doutputs is None and dlast is None:
         return None, None, [None] * ctx.count, None, None
     h, x, batch_sizes, *weights = ctx.saved_tensors
@@ -470,10 +469,10 @@ class RNN(nn.RNN):
     ) -> None:
         """Errors as :class:`torch.nn.RNN` has them, and for what only that can do."""
         weight = weights[0]
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled("cpu"):
             raise RuntimeError(
                 "fastbptt.torch.RNN does not support autocast; disable it around the module: "
-                f'with torch.autocast("{x.device.type}", enabled=False)'
+                'with torch.autocast("cpu", enabled=False)'
             )
         if x.dtype != weight.dtype:
             raise ValueError(
@@ -582,21 +581,197 @@ def _why_not(module: nn.Module) -> str | None:
     return None
 
 
+# Models of fastbptt.RNN
+
+
+class Model(nn.Module):
+    """A :class:`fastbptt.RNN` in torch: what :meth:`fastbptt.RNN.to_torch` returns.
+
+    Parameters
+    ----------
+    rnn : torch.nn.RNN
+        With ``batch_first``.
+    readout : torch.nn.Linear
+    output : {"last", "all"}
+        Whether the last states are read out, or those of every step.
+
+    Attributes
+    ----------
+    rnn, readout, output
+        As given.
+    """
+
+    rnn: nn.RNN
+    readout: nn.Linear
+    output: str
+
+    def __init__(self, rnn: nn.RNN, readout: nn.Linear, output: str) -> None:
+        super().__init__()
+        self.rnn, self.readout, self.output = rnn, readout, output
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Outputs for each sequence.
+
+        Parameters
+        ----------
+        x : Tensor, (N, T, I)
+        lengths : Tensor of int, (N,), optional
+            Steps that count, 1 to T; all T by default.
+
+        Returns
+        -------
+        Tensor, (N, O) for output "last", (N, T, O) for "all", zero past a sequence's length
+        """
+        if lengths is None:
+            outputs, h_n = self.rnn(x)
+        else:
+            packed = rnn_utils.pack_padded_sequence(
+                x, lengths.cpu(), batch_first=True, enforce_sorted=False
+            )
+            outputs, h_n = self.rnn(packed)
+        if self.output == "last":
+            D = 2 if self.rnn.bidirectional else 1
+            return self.readout(torch.cat(list(h_n[-D:]), dim=1))
+        if lengths is None:
+            return self.readout(outputs)
+        data = self.readout(outputs.data)
+        y, _ = rnn_utils.pad_packed_sequence(
+            outputs._replace(data=data), batch_first=True, total_length=x.shape[1]
+        )
+        return y
+
+
+def to_torch(model: fastbptt.RNN) -> Model:
+    """See :meth:`fastbptt.RNN.to_torch`."""
+    if model.activation not in ("tanh", "relu"):
+        raise ValueError(
+            f"activation is {model.activation!r}, expected 'tanh' or 'relu': torch.nn.RNN has no "
+            "other"
+        )
+    D = 2 if model.bidirectional else 1
+    dtype = getattr(torch, model.dtype)
+    rnn = RNN(
+        model.input_size, model.hidden_size, model.num_layers, model.activation, batch_first=True,
+        dropout=model.dropout, bidirectional=model.bidirectional, device="meta", dtype=dtype,
+    )  # fmt: skip
+    *of_layers, W_y, b_y = (torch.from_numpy(a.copy()) for a in model.parameters().values())
+    state: dict[str, Tensor] = {}
+    for i in range(0, len(of_layers), 3):
+        W_x, W_h, b = of_layers[i : i + 3]
+        weights = W_x.T.contiguous(), W_h.T.contiguous(), b, torch.zeros_like(b)
+        state |= zip(rnn._all_weights[i // 3], weights, strict=True)
+    rnn.load_state_dict(state, assign=True)
+    readout = nn.Linear(D * model.hidden_size, model.output_size, device="meta", dtype=dtype)
+    readout.load_state_dict({"weight": W_y.T.contiguous(), "bias": b_y}, assign=True)
+    return Model(rnn, readout, model.output).requires_grad_()
+
+
+def from_torch(
+    source: nn.Module | Mapping[str, Any],
+    *,
+    activation: str | None = None,
+    output: str | None = None,
+    dropout: float | None = None,
+    readout: str | None = None,
+    backend: str = "numba",
+) -> fastbptt.RNN:
+    """See :meth:`fastbptt.RNN.from_torch`."""
+    if isinstance(source, nn.Module):
+        found = [m for m in source.modules() if isinstance(m, nn.RNN)]
+        if len(found) == 1:
+            activation = found[0].nonlinearity if activation is None else activation
+            if dropout is None and found[0].num_layers > 1:
+                dropout = found[0].dropout
+        if isinstance(source, Model) and output is None:
+            output = source.output
+        source = source.state_dict()
+    arrays = {name: _found_array(name, a) for name, a in source.items()}
+    prefix, layers = _found_layers(arrays)
+    bidirectional = f"{prefix}weight_ih_l0_reverse" in arrays
+    width = (2 if bidirectional else 1) * layers[0].b.size
+    W_y, b_y = _found_readout(arrays, prefix, width, readout)
+    config = check_config(
+        len(layers[0].W_x), len(layers[0].b), len(b_y), len(layers) // (1 + bidirectional),
+        bidirectional, "tanh" if activation is None else activation,
+        "last" if output is None else output, 0.0 if dropout is None else dropout,
+        layers[0].W_x.dtype, backend,
+    )  # fmt: skip
+    every = [a for params in layers for a in params]
+    return model_of(config, np.concatenate([a.ravel() for a in (*every, W_y, b_y)]))
+
+
+def _found_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, Tensor):
+        try:
+            return value.detach().cpu().numpy()
+        except TypeError:
+            raise TypeError(
+                f"{name} has dtype {value.dtype}, expected float32 or float64"
+            ) from None
+    return np.asarray(value)
+
+
+def _found_layers(arrays: Mapping[str, np.ndarray]) -> tuple[str, list[Params]]:
+    """The prefix of the names, and the weights layer by layer and direction by direction."""
+    end = "weight_ih_l0"
+    prefixes = [name.removesuffix(end) for name in arrays if name.endswith(end)]
+    if len(prefixes) != 1:
+        raise ValueError(
+            f"{len(prefixes)} recurrent modules have been found, expected one: a name that ends in "
+            f"{end!r} among {', '.join(arrays)}"
+        )
+    [prefix], layers = prefixes, []
+    suffixes = ("", "_reverse") if f"{prefix}{end}_reverse" in arrays else ("",)
+    while f"{prefix}weight_ih_l{len(layers) // len(suffixes)}" in arrays:
+        l = len(layers) // len(suffixes)
+        for suffix in suffixes:
+            names = [f"{prefix}{kind}_l{l}{suffix}" for kind in ("weight_ih", "weight_hh")]
+            W_ih, W_hh = (arrays[name] for name in names)
+            if W_hh.ndim != 2 or W_hh.shape[0] != W_hh.shape[1] or len(W_ih) != len(W_hh):
+                raise ValueError(
+                    f"{names[1]} has shape {W_hh.shape}, expected (H, H): a plain recurrent layer's"
+                )
+            biases = [f"{prefix}{kind}_l{l}{suffix}" for kind in ("bias_ih", "bias_hh")]
+            b = np.zeros(len(W_hh), W_hh.dtype)
+            if biases[0] in arrays:
+                b = arrays[biases[0]] + arrays[biases[1]]
+            layers.append(Params(W_ih.T, W_hh.T, b))
+    return prefix, layers
+
+
+def _found_readout(
+    arrays: Mapping[str, np.ndarray], prefix: str, width: int, name: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """W_y and b_y of the linear module of this name, or of the only one."""
+    dtype = arrays[f"{prefix}weight_ih_l0"].dtype
+    names = [
+        key.removesuffix(".weight")
+        for key, a in arrays.items()
+        if key.endswith(".weight") and a.ndim == 2 and a.shape[1] == width
+    ]
+    if name is None and not names:
+        return np.eye(width, dtype=dtype), np.zeros(width, dtype)
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name not in names:
+        raise ValueError(
+            f"readout is {name!r}, expected one of {', '.join(map(repr, names)) or 'none'}: linear "
+            f"modules of {width} inputs"
+        )
+    W_y = arrays[f"{name}.weight"].T
+    return W_y, arrays.get(f"{name}.bias", np.zeros(W_y.shape[1], dtype))
+
+
 # Beside torch
 
 
-def _borrow_threads() -> None:
-    """Have the kernels run in torch's threads, where its OpenMP runtime has GNU's interface."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    if not torch.backends.openmp.is_available() or not library.exists():
-        return
-    try:
-        parallel = ctypes.CDLL(str(library)).GOMP_parallel
-    except (OSError, AttributeError):
-        return
-    address = ctypes.cast(parallel, ctypes.c_void_p).value
-    if address is not None:
-        _openmp.borrowed = _openmp.Pool(address, torch.get_num_threads)
+@functools.cache
+def _limit_threads() -> None:
+    """Have calls take no more threads than torch is set to."""
+    find_backend("numba")  # imports the kernels, which no Ctrl-C may interrupt
+    from fastbptt.kernels import _threads
+
+    _threads.limit = torch.get_num_threads
 
 
 def _open_to_dynamo(kind: type[RNN]) -> None:
@@ -612,5 +787,4 @@ def _open_to_dynamo(kind: type[RNN]) -> None:
     VariableBuilder._type_dispatch()[kind] = wrap
 
 
-_borrow_threads()
 _open_to_dynamo(RNN)

@@ -9,37 +9,32 @@ when two threads launch at once, and GNU OpenMP does not survive a fork.  A call
 works alone, with the same results to the bit.  Whether somebody is launching is a flag that
 compiled code sets and clears in one call: between its instructions no signal handler runs and no
 exception arises.
-
-Where another library's threads are borrowed, see `_openmp`, they run the same workers in place of
-that loop.
 """
 
 import ctypes
 import functools
 import os
 import time
+from collections.abc import Callable
 
 import numba
 from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from fastbptt import _openmp
 from fastbptt._uninterrupted import computed_once
-from fastbptt.kernels._compiling import SOURCE, compile_callback, compile_function, inlined
+from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._simd import (
     INT64,
     cycles,
     fetch_add,
     float_modes,
-    get,
     give_back,
     give_way,
     offset,
     pause,
     pointer_to,
-    put,
     read_counter,
     set_float_modes,
     sleep,
@@ -206,67 +201,6 @@ def _compiled_loop():
     return compile_function(signature, _parallel_loop(SOURCE), parallel=True, nogil=True)
 
 
-# The same in borrowed threads
-
-WORKER, TASK, THREADS, MODES, SLOTS = range(5)  # what a job is made of
-
-
-@intrinsic
-def call_parallel(typingctx, parallel, body, job):
-    """Call GOMP_parallel at an address: run body(job) in as many threads as its library would."""
-
-    def emit(context, builder, signature, args):
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [INT64, INT64, word, word])
-        run = builder.inttoptr(args[0], kind.as_pointer())
-        builder.call(run, [args[1], args[2], word(0), word(0)])
-        return context.get_dummy_value()
-
-    return types.void(parallel, body, job), emit
-
-
-def _borrowed_threads(source):
-    def body(job):
-        """Run a job's worker in the slots that other threads have left."""
-        source  # noqa: B018  part of the cache key
-        p = pointer_to(job, types.int64)
-        slot = fetch_add(offset(p, SLOTS), 1)
-        while slot < get(p, THREADS):
-            own = float_modes()
-            set_float_modes(get(p, MODES))
-            call(get(p, WORKER), get(p, TASK), slot)
-            set_float_modes(own)
-            slot = fetch_add(offset(p, SLOTS), 1)
-
-    def launch(claim, worker, task, threads, job, parallel, body):
-        """Like `_parallel_loop`'s."""
-        source  # noqa: B018
-        flag = pointer_to(claim, types.int64)
-        if not take(flag):
-            call(worker, task, 0)
-            return False
-        p = pointer_to(job, types.int64)
-        put(p, WORKER, worker)
-        put(p, TASK, task)
-        put(p, THREADS, threads)
-        put(p, MODES, float_modes())
-        put(p, SLOTS, 0)
-        call_parallel(parallel, body, job)
-        give_back(flag)
-        return True
-
-    return body, launch
-
-
-@computed_once
-def _compiled_borrowing():
-    body, launch = _borrowed_threads(SOURCE)
-    size = types.intp
-    signature = (size,) * 7
-    return compile_callback(types.void(size), body), compile_function(signature, launch, nogil=True)
-
-
-_job = (ctypes.c_int64 * 5)()  # of whoever is launching
 _claim = ctypes.c_int64(0)  # 1 while somebody is launching
 _forked = False
 
@@ -283,23 +217,18 @@ if hasattr(os, "register_at_fork"):
 
 def launch(worker, task, threads):
     """Run a worker in so many slots and wait for all; whether nobody else was launching."""
-    claim, pool = ctypes.addressof(_claim), _openmp.borrowed
-    if pool is None:
-        return _compiled_loop()(claim, worker, task, threads)
-    body, borrow = _compiled_borrowing()
-    job = ctypes.addressof(_job)
-    return borrow(claim, worker, task, threads, job, pool.parallel, body.address)
+    return _compiled_loop()(ctypes.addressof(_claim), worker, task, threads)
 
 
 def warmup():
-    """Compile what starts threads, or load it from the cache."""
-    if _openmp.borrowed is None:
-        _compiled_loop()
-    else:
-        _compiled_borrowing()
+    """Compile the parallel loop, or load it from the cache."""
+    _compiled_loop()
 
 
 # Whether threads pay
+
+# Says how many threads a call may have at most, besides Numba: a setting of another library's.
+limit: Callable[[], int] | None = None
 
 
 class Experience:
@@ -342,7 +271,8 @@ def _experience(kind):
 
 
 class Claim:
-    """How many threads a call may have: Numba's setting, or one while others are launching.
+    """How many threads a call may have: Numba's setting, within the `limit` if there is one; or
+    one while others are launching.
 
     `kind` says which calls cost the same for each of their `steps`.
     """
@@ -353,10 +283,10 @@ class Claim:
         if _forked or _claim.value or (self.experience and self.experience.advises_one_thread()):
             self.threads = 1
         else:
-            warmup()
+            _compiled_loop()
             self.threads = numba.get_num_threads()
-            if _openmp.borrowed is not None:
-                self.threads = min(self.threads, _openmp.borrowed.size())
+            if limit is not None:
+                self.threads = max(min(self.threads, limit()), 1)
         self.started = time.perf_counter()
 
     def use(self, worker, task):
