@@ -51,6 +51,10 @@ class Sequences:
         at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
         return self.steps.take(at, axis=0, mode="clip")
 
+    def part(self, index: slice) -> Sequences:
+        """Some of the sequences; they share the memory of their steps."""
+        return Sequences(self.steps, self.starts[index], self.lengths[index], self.padded)
+
     def lengths_of(self, index: np.ndarray) -> np.ndarray | None:
         """Lengths of some sequences, (B,), or None if all are equal."""
         if self._alike:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save as serialized
 
-from fastbptt._extras import import_extra
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -34,8 +35,9 @@ FilePath = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
-# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
-VERSION = 2
+# Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
+# and settings had other names.  Models alone are still 1.
+VERSION = 3
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
@@ -145,8 +147,7 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
         "model": json.dumps(model.config()),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
-    write = import_extra("safetensors.numpy", "train", "a checkpoint").save
-    replace(path, write({**tensors, **model.parameters()}, metadata))
+    replace(path, serialized({**tensors, **model.parameters()}, metadata))
 
 
 # Reading
@@ -154,7 +155,6 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
 
 def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     """The model, the tensors beside its weights, a training run's progress, and the version."""
-    safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
         found = dict(safetensors.deserialize(content))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._sequences import Sequences
 from fastbptt.losses import LOSSES, reduction
@@ -80,6 +81,7 @@ class RNN:
     backend: str
     network: Network
 
+    @with_our_names
     def __init__(
         self,
         input_size: int,

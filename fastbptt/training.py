@@ -13,22 +13,31 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences, _storage
-from fastbptt._extras import import_extra
+from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._names import with_our_names
 from fastbptt._network import Network, Weights
+from fastbptt._notice import tell_once
 from fastbptt._sequences import Sequences
 from fastbptt._stack import States
 from fastbptt.checkpointed import windows
 from fastbptt.losses import Loss, attribute
 from fastbptt.model import RNN, Mean, find_loss
-from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
+from fastbptt.optimizers import (
+    SGD,
+    Adam,
+    OptimizerName,
+    RMSprop,
+    clip_by_global_norm,
+    find_optimizer,
+)
 
 MEMORY = "full", "checkpointed"
 STOPPED = "finished", "early", "interrupted", "callback"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """What :func:`fit` returns: a value for each epoch, and how it ended.
+    """What :func:`fit` returns: a value for each epoch, and how it ended.  Prints as a table.
 
     Attributes
     ----------
@@ -39,8 +48,8 @@ class History:
     seconds : list of float
         Wall-clock time of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 0, whose weights the model has been given back; None if it has the
-        last epoch's.
+        The epoch whose weights the model has been given back; None if it has the last epoch's.
+        Epochs are counted from 1: its loss is ``loss[best_epoch - 1]``.
     stopped : {"finished", "early", "interrupted", "callback"}
         Why it ended: all epochs were done, the loss no longer fell, Ctrl-C, or the callback.
     """
@@ -50,6 +59,24 @@ class History:
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     stopped: str = "finished"
+
+    def __repr__(self) -> str:
+        columns = {"loss": self.loss, "validation": self.validation_loss, "seconds": self.seconds}
+        columns = {name: values for name, values in columns.items() if values}
+        epochs, best = len(self.loss), self.best_epoch
+        lines = [f"{self.stopped} after {epochs} epoch{'s' * (epochs != 1)}"]
+        if columns:
+            lines.append("epoch" + "".join(f"{name:>12}" for name in columns))
+        # The first ones, the last ones and the best
+        shown = {1, 2, 3, best or epochs, epochs - 2, epochs - 1, epochs}
+        before = 0
+        for epoch in sorted(shown & {*range(1, epochs + 1)}):
+            if epoch > before + 1:
+                lines.append("    …")
+            values = "".join(f"{values[epoch - 1]:12.4g}" for values in columns.values())
+            lines.append(f"{epoch:5}{values}{'  best' * (epoch == best)}")
+            before = epoch
+        return "\n".join(lines)
 
 
 class Generators(NamedTuple):
@@ -66,6 +93,7 @@ class Generators(NamedTuple):
     dropout: np.random.Generator
 
 
+@with_our_names
 def fit(
     model: RNN,
     x: npt.ArrayLike,
@@ -73,13 +101,14 @@ def fit(
     *,
     lengths: npt.ArrayLike | None = None,
     loss: str | Callable[..., Any] = "mse",
-    optimizer: SGD | RMSprop | Adam | None = None,
+    optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
     epochs: int = 100,
     batch_size: int = 32,
     clip_norm: float | None = None,
     truncate: int | None = None,
     memory: str = "full",
     validation: tuple[Any, ...] | None = None,
+    validation_split: float = 0.0,
     patience: int | None = None,
     progress: bool = True,
     seed: int | np.random.Generator | Generators | None = None,
@@ -94,8 +123,9 @@ def fit(
         Its weights change in place.
     x, y, lengths, loss
         As for :meth:`fastbptt.RNN.evaluate`.
-    optimizer : SGD, RMSprop or Adam, optional
-        ``Adam()`` by default.
+    optimizer : {"adam", "rmsprop", "sgd"}, SGD, RMSprop or Adam, default "adam"
+        A name, in any case, stands for that optimizer with its defaults.  The learning rate is the
+        optimizer's: ``Adam(learning_rate=0.01)``.
     epochs : int, default 100
         Passes over the data, in a new random order each.
     batch_size : int, default 32
@@ -113,20 +143,23 @@ def fit(
         in about 4/3 of the time.  One direction only.
     validation : tuple, optional
         ``(x, y)`` or ``(x, y, lengths)``: the loss over these is computed after every epoch.
+    validation_split : float, default 0.0
+        Or, in its place, the share of the sequences to hold out for that, below 1: the last ones of
+        x as it is, before any shuffling, rounded up to a whole number.  Shuffle sequences that are
+        sorted, by class for example, before the call.
     patience : int, optional
         Stop after so many epochs in a row without a new least validation loss, or training loss
         if there is no validation; the model is given back its weights of the best epoch.
     progress : bool, default True
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
     seed : None, int, numpy.random.Generator or Generators, optional
         Two generators are spawned from it, one for the order of sequences and one for dropout.  The
         same seed gives the same bits, for any number of threads, with the backend "numba"; a
         Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
         from as they are, so that training goes on as if it had not ended.
     checkpoint : path-like, optional
-        File to write at the start and after every epoch; needs the extra "train".  If it exists,
-        training goes on from there, to the same bits as without the interruption, and `seed` is
-        not used.
+        File to write at the start and after every epoch.  If it exists, training goes on from
+        there, to the same bits as without the interruption, and `seed` is not used.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
 
@@ -140,7 +173,7 @@ def fit(
         If an argument has the wrong type, dtype, shape or value; the model is as it was.
     FloatingPointError
         If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
-        counted from 0; the model keeps the last weights whose loss was finite.
+        counted from 1; the model keeps the last weights whose loss was finite.
 
     Notes
     -----
@@ -151,24 +184,36 @@ def fit(
     >>> import numpy as np, fastbptt
     >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
     >>> model = fastbptt.RNN(1, 8, 1, seed=0)
-    >>> optimizer = fastbptt.Adam(lr=0.01)
+    >>> optimizer = fastbptt.Adam(learning_rate=0.01)
     >>> history = fastbptt.fit(
     ...     model, x, x.sum(axis=1), optimizer=optimizer, epochs=30, progress=False, seed=0
     ... )
     >>> history.loss[-1] < 0.1 * history.loss[0]
     True
+
+    A history is shown as a table:
+
+    >>> fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
+    finished after 3 epochs
+    epoch        loss     seconds
+        1         1.5         0.1
+        2        0.25         0.1  best
+        3         0.5         0.1
     """
     run = Run(
         model, x, y, lengths=lengths, loss=loss, optimizer=optimizer, batch_size=batch_size,
         clip_norm=clip_norm, truncate=truncate, memory=memory, validation=validation,
-        patience=patience, seed=seed,
+        validation_split=validation_split, patience=patience, seed=seed,
     )  # fmt: skip
     epochs = _checks.integer("epochs", epochs, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
     tqdm: Any = None
     if progress:
-        tqdm = import_extra("tqdm.auto", "train", "the progress bar (or progress=False)").tqdm
+        try:
+            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
+        except MissingExtraError as error:
+            tell_once(f"fastbptt: {error}")
 
     before = model.network.vector.copy()
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -247,7 +292,7 @@ class Run:
     best: np.ndarray | None
     good: np.ndarray
     gradient: Weights  # the last step's
-    batch: int  # the minibatch of the epoch, from 0
+    batch: int  # the minibatch of the epoch, from 1
 
     def __init__(
         self,
@@ -257,21 +302,20 @@ class Run:
         *,
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
-        optimizer: SGD | RMSprop | Adam | None = None,
+        optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
         batch_size: int = 32,
         clip_norm: float | None = None,
         truncate: int | None = None,
         memory: str = "full",
         validation: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
         patience: int | None = None,
         seed: int | np.random.Generator | Generators | None = None,
         reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]] = alone,
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        loss, optimizer = find_loss(loss), Adam() if optimizer is None else optimizer
-        if not isinstance(optimizer, (SGD, RMSprop, Adam)):
-            raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
+        loss, optimizer = find_loss(loss), find_optimizer(optimizer)
         self.model, self.loss, self.optimizer, self.reduce = model, loss, optimizer, reduce
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.truncate = None if truncate is None else _checks.integer("truncate", truncate)
@@ -286,10 +330,17 @@ class Run:
             raise ValueError("truncate or memory is given, expected a model of one direction")
         self.clip_norm, self.memory = clip_norm, memory
         self.x, self.y = _data(model, loss, x, y, lengths)
+        self.validation = None if validation is None else _held_out(model, loss, validation)
+        if validation_split:
+            if validation is not None:
+                raise ValueError("validation_split is given with validation, expected one of them")
+            cut = _cut(len(self.x), validation_split)
+            first, last = slice(cut), slice(cut, None)
+            self.validation = self.x.part(last), _part(self.y, last)
+            self.x, self.y = self.x.part(first), _part(self.y, first)
         self.sequences = len(self.x)
         if self.sequences == 0:
             raise ValueError("x holds no sequence, expected at least one")
-        self.validation = None if validation is None else _held_out(model, loss, validation)
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
@@ -307,7 +358,7 @@ class Run:
         """Pass over the data once, validate, and enter both losses into the history."""
         started, history = time.perf_counter(), self.history
         mean, order = Mean(self.loss), self.generators.order.permutation(self.sequences)
-        for batch, start in enumerate(range(0, self.sequences, self.batch_size)):
+        for batch, start in enumerate(range(0, self.sequences, self.batch_size), start=1):
             index, self.batch = order[start : start + self.batch_size], batch
             pieces, state = self._pieces(self.x[index], self.y[index], self.x.lengths_of(index))
             for piece in pieces:
@@ -315,7 +366,7 @@ class Run:
                 mean.add(value, rows)
             if bar is not None:
                 bar.update(len(index))
-        epoch = len(history.loss)
+        epoch = len(history.loss) + 1
         if not math.isfinite(mean.value):  # where none of those that it is the mean of is
             self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
         if self.validation is not None:
@@ -357,16 +408,19 @@ class Run:
             rows = y.shape[0] * y.shape[1] if lengths is None else int(lengths.sum())
         value, gradient, rows = self.reduce(value, gradient, rows)
         if not math.isfinite(value):
-            self.diverged(f"loss is {value} in epoch {len(self.history.loss)}, batch {self.batch}")
+            self.diverged(f"loss is {value} in {self.place()}")
         self.good[...] = network.vector
         gradients = {"weights": gradient}
         if self.clip_norm is not None:
             clip_by_global_norm(gradients, self.clip_norm)
         self.optimizer.step({"weights": network.vector}, gradients)
         if not np.isfinite(network.vector).all():
-            place = f"epoch {len(self.history.loss)}, batch {self.batch}"
-            self.diverged(f"weights are infinite or NaN after {place}")
+            self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, rows, after
+
+    def place(self) -> str:
+        """Where it is: the epoch and the minibatch, from 1."""
+        return f"epoch {len(self.history.loss) + 1}, batch {self.batch}"
 
     def _pieces(
         self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None
@@ -388,11 +442,11 @@ class Run:
             return False
         history = self.history
         values = history.validation_loss or history.loss
-        best_epoch = values.index(min(values))
-        if best_epoch == len(values) - 1:
+        best_epoch = values.index(min(values)) + 1
+        if best_epoch == len(values):
             best = self.model.network.vector.copy()
             self.best, history.best_epoch = best, best_epoch
-        return len(values) - 1 - best_epoch >= self.patience
+        return len(values) - best_epoch >= self.patience
 
     def diverged(self, what: str) -> NoReturn:
         """Give the model back the last weights whose loss was finite, and say what was not."""
@@ -478,7 +532,7 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
         raise ValueError(f"history has {epochs} losses, but not as many values beside them")
     values, best_epoch = history.validation_loss or history.loss, None
     if settings["patience"] is not None and values:
-        best_epoch = values.index(min(values))
+        best_epoch = values.index(min(values)) + 1
     if repr(history.best_epoch) != repr(best_epoch) or (best is None) != (best_epoch is None):
         raise ValueError(
             f"history's best epoch is {reprlib.repr(history.best_epoch)}, expected {best_epoch}, "
@@ -510,6 +564,23 @@ def _data(model: RNN, loss: Loss, x: Any, y: Any, lengths: Any = None) -> tuple[
     """Inputs and targets, checked."""
     x = _sequences.inputs(x, lengths, model.input_size, model.dtype)
     return x, _sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
+
+
+def _cut(count: int, share: float) -> int:
+    """How many of so many sequences are trained on if this share of them, the last, is not."""
+    share = _checks.number("validation_split", share, below=1)
+    cut = math.floor(count * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is below 1
+    if not 0 < cut < count:
+        raise ValueError(
+            f"validation_split is {share} of {count} sequences, which leaves {cut} to train on and "
+            f"{count - cut} to hold out: expected at least one of each"
+        )
+    return cut
+
+
+def _part(y: Sequences | np.ndarray, index: slice) -> Sequences | np.ndarray:
+    """The targets of some of the sequences."""
+    return y.part(index) if isinstance(y, Sequences) else y[index]
 
 
 def _held_out(model: RNN, loss: Loss, validation: Any) -> tuple[Sequences, Any]:
