@@ -141,15 +141,6 @@ class RNN:
         TypeError, ValueError
             If there is not exactly one plain recurrent module, or no such readout, or weights are
             neither float32 nor float64.
-
-        Examples
-        --------
-        >>> import torch, fastbptt
-        >>> module = torch.nn.ModuleDict(
-        ...     {"rnn": torch.nn.RNN(3, 5, 2), "head": torch.nn.Linear(5, 1)}
-        ... )
-        >>> fastbptt.RNN.from_torch(module).num_layers
-        2
         """
         from fastbptt.torch import from_torch  # needs an extra
 
@@ -173,12 +164,6 @@ class RNN:
         ------
         ValueError
             If the activation is one that :class:`torch.nn.RNN` does not have.
-
-        Examples
-        --------
-        >>> import torch, fastbptt
-        >>> fastbptt.RNN(2, 16, 1, seed=0).to_torch()(torch.zeros(5, 7, 2)).shape
-        torch.Size([5, 1])
         """
         from fastbptt.torch import to_torch  # needs an extra
 

@@ -411,20 +411,22 @@ class RNN(nn.RNN):
             As :class:`torch.nn.RNN`, and for what is not supported.
         """
         packed = input if isinstance(input, PackedSequence) else None
+        x: Tensor = input.data if isinstance(input, PackedSequence) else input
+        batch_sizes, batched = None, True
         if packed is not None:
-            x, batch_sizes, batched = packed.data, packed.batch_sizes, True
+            batch_sizes = packed.batch_sizes
             if hx is not None and packed.sorted_indices is not None:
                 hx = hx.index_select(1, packed.sorted_indices)
         else:
-            x, batch_sizes, batched = input, None, input.dim() == 3
-            if input.dim() not in (2, 3):
+            batched = x.dim() == 3
+            if x.dim() not in (2, 3):
                 raise ValueError(
-                    f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead"
+                    f"RNN: Expected input to be 2D or 3D, got {x.dim()}D tensor instead"
                 )
-            if hx is not None and hx.dim() != input.dim():
+            if hx is not None and hx.dim() != x.dim():
                 raise RuntimeError(
-                    f"For {'' if batched else 'un'}batched {input.dim()}-D input, hx should also "
-                    f"be {input.dim()}-D but got {hx.dim()}-D tensor"
+                    f"For {'' if batched else 'un'}batched {x.dim()}-D input, hx should also "
+                    f"be {x.dim()}-D but got {hx.dim()}-D tensor"
                 )
             if not batched:
                 x, hx = x.unsqueeze(1), None if hx is None else hx.unsqueeze(1)
@@ -453,7 +455,7 @@ class RNN(nn.RNN):
         return x.transpose(0, 1) if self.batch_first else x, h_n
 
     def _layer(
-        self, x: Tensor, h0: Tensor | None, batch_sizes: Tensor | None, weights: list[Tensor]
+        self, x: Tensor, h0: Tensor | None, batch_sizes: Tensor | None, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         activation: Any = self.nonlinearity
         if _is_plain(x):
@@ -461,7 +463,7 @@ class RNN(nn.RNN):
         if batch_sizes is not None and h0 is None:  # the number of sequences, for fake tensors
             D = 2 if self.bidirectional else 1
             h0 = x.new_zeros((D, int(batch_sizes[0]), self.hidden_size))
-        outputs, last, _ = _rnn(x, h0, weights, batch_sizes, activation)
+        outputs, last, _ = _rnn(x, h0, list(weights), batch_sizes, activation)
         return outputs, last
 
     def _check(
@@ -552,6 +554,7 @@ def accelerate(module: nn.Module) -> Exchange:
     <class 'fastbptt.torch.RNN'>
     """
     done = Exchange([], {})
+    each: Any
     for name, each in module.named_modules():
         if not isinstance(each, (nn.RNNBase, nn.RNNCellBase)) or isinstance(each, RNN):
             continue
@@ -642,7 +645,14 @@ class Model(nn.Module):
 
 
 def to_torch(model: fastbptt.RNN) -> Model:
-    """See :meth:`fastbptt.RNN.to_torch`."""
+    """See :meth:`fastbptt.RNN.to_torch`.
+
+    Examples
+    --------
+    >>> import torch, fastbptt
+    >>> fastbptt.RNN(2, 16, 1, seed=0).to_torch()(torch.zeros(5, 7, 2)).shape
+    torch.Size([5, 1])
+    """
     if model.activation not in ("tanh", "relu"):
         raise ValueError(
             f"activation is {model.activation!r}, expected 'tanh' or 'relu': torch.nn.RNN has no "
@@ -675,7 +685,15 @@ def from_torch(
     readout: str | None = None,
     backend: str = "numba",
 ) -> fastbptt.RNN:
-    """See :meth:`fastbptt.RNN.from_torch`."""
+    """See :meth:`fastbptt.RNN.from_torch`.
+
+    Examples
+    --------
+    >>> import torch, fastbptt
+    >>> module = torch.nn.ModuleDict({"rnn": torch.nn.RNN(3, 5, 2), "head": torch.nn.Linear(5, 1)})
+    >>> fastbptt.RNN.from_torch(module).num_layers
+    2
+    """
     if isinstance(source, nn.Module):
         found = [m for m in source.modules() if isinstance(m, nn.RNN)]
         if len(found) == 1:

@@ -5,20 +5,22 @@ import doctest
 import io
 import itertools
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastbptt  # noqa: E402
-import fastbptt.torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import (  # noqa: E402
     PackedSequence,
     pack_padded_sequence,
     pad_packed_sequence,
 )
+
+import fastbptt  # noqa: E402
+import fastbptt.torch  # noqa: E402
 
 # Torch's own doing, where it loads parts of itself
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -41,7 +43,7 @@ KINDS = "padded", "unbatched", "sorted", "unsorted"
 LENGTHS = {"sorted": [7, 5, 5, 1], "unsorted": [2, 7, 1, 4]}
 
 
-def both(dtype=torch.float64, **options):
+def both(dtype=torch.float64, **options) -> Any:
     """Torch's module and ours, made alike from one seed."""
     found = []
     for kind in (nn.RNN, fastbptt.torch.RNN):
@@ -50,7 +52,7 @@ def both(dtype=torch.float64, **options):
     return found
 
 
-def inputs(module, kind="padded", dtype=torch.float64):
+def inputs(module, kind="padded", dtype=torch.float64) -> Any:
     """Leaves x and hx, and what the module is called with."""
     rng = torch.Generator().manual_seed(2)
     shape = (T, I) if kind == "unbatched" else (B, T, I) if module.batch_first else (T, B, I)
@@ -76,7 +78,7 @@ def results(module, kind, dtype=torch.float64, with_hx=True, of="both"):
     torch.manual_seed(3)  # for dropout
     output, h_n = module(given, hx) if with_hx else module(given)
     weights = torch.linspace(-1, 1, data(output).numel(), dtype=dtype)
-    loss = 0
+    loss = torch.zeros((), dtype=dtype)
     if of in ("both", "output"):
         loss = loss + (data(output).flatten() * weights).sum()
     if of in ("both", "h_n"):
@@ -160,7 +162,7 @@ def test_positional_arguments_and_wrong_ones():
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gradients_by_finite_differences(bidirectional, packed):
     _, ours = both(bidirectional=bidirectional)
-    x, hx, given = inputs(ours, "unsorted" if packed else "padded")
+    x, hx, _ = inputs(ours, "unsorted" if packed else "padded")
     names, weights = zip(*ours.named_parameters(), strict=True)
 
     def call(x, hx, *weights):
@@ -226,13 +228,13 @@ def test_second_derivatives_are_refused():
     x, _, given = inputs(ours)
     (dx,) = torch.autograd.grad(ours(given)[0].sum(), x, create_graph=True)
     loss = (dx**2).sum() + (x**2).sum()
-    with pytest.raises(RuntimeError, match="fastbptt.rnn_backward"):
+    with pytest.raises(RuntimeError, match=r"fastbptt\.rnn_backward"):
         loss.backward()
 
 
 def test_forward_mode_and_transforms_are_refused():
     _, ours = both()
-    x, _, given = inputs(ours)
+    x, *_ = inputs(ours)
     with pytest.raises(NotImplementedError, match="jvp"), torch.autograd.forward_ad.dual_level():
         ours(torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x)))
     with pytest.raises(RuntimeError, match="functorch"):
@@ -352,6 +354,7 @@ def test_what_torch_does_with_modules():
     assert not torch.func.functional_call(ours, zeros, (given.float(),))[0].any()
 
 
+@pytest.mark.world
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_operator(bidirectional, packed):
@@ -394,6 +397,7 @@ def test_eager_and_operator_have_the_same_gradients(monkeypatch):
 def test_threads_are_torchs(monkeypatch):
     """The same bits on one thread and on several; no more threads than torch is set to."""
     import numba
+
     from fastbptt.kernels import _threads
 
     found, original = [], _threads.launch
