@@ -560,7 +560,7 @@ def accelerate(module: nn.Module) -> Exchange:
             continue
         reason = _why_not(each)
         if reason is None:
-            each.__class__ = RNN
+            each.__class__ = RNN  # type: ignore
             done.exchanged.append(name)
         else:
             done.left[name] = reason

@@ -319,7 +319,7 @@ def test_copies_and_files():
         torch.load(file, weights_only=False),
     ):
         assert type(other) is fastbptt.torch.RNN
-        assert torch.equal(other(given)[0], expected)
+        assert torch.equal(other(given)[0], expected)  # type: ignore
         assert other.weight_hh_l0.data_ptr() != ours.weight_hh_l0.data_ptr()
     file = io.BytesIO()
     torch.save(ours.state_dict(), file)
