@@ -167,23 +167,26 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
         config = check_config(**given)
-        if json.dumps(given, sort_keys=True) != json.dumps(config, sort_keys=True):
+        found_config = {name: config[name] for name in given}  # earlier files have fewer names
+        if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {error}") from error
 
     # One by one, up to the first that is missing: only then does memory follow the sizes given.
     dtype = config["dtype"]
-    weights = [
-        _taken(path, found, name, shape, dtype).ravel() for name, shape in weight_shapes(**config)
-    ]
+    shapes, weights = {}, []
+    for name, shape in weight_shapes(**config):
+        shapes[name] = shape
+        weights.append(_taken(path, found, name, shape, dtype).ravel())
     vector = np.concatenate(weights)
     tensors = {}
     for name in [*found]:
         if name == OPTIMIZER + "steps":
             tensors[name] = _taken(path, found, name, (), "int64")
         elif name == BEST or name.startswith(OPTIMIZER):
-            tensors[name] = _taken(path, found, name, vector.shape, dtype)
+            of = name.removeprefix(OPTIMIZER).partition(".")[2]  # one of the weights, or all
+            tensors[name] = _taken(path, found, name, shapes.get(of, vector.shape), dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
     return model_of(config, vector), tensors, progress, version

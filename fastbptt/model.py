@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._criterion import Criterion
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._sequences import Sequences
-from fastbptt.losses import LOSSES, reduction
+from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
 
@@ -41,7 +42,9 @@ class RNN:
         of each once it has read the whole sequence), or every step's, many to many.
     dropout : float, default 0.0
         Share of the states between two layers that training replaces by zero, drawn anew for each
-        step.
+        step; the others are divided by 1 - dropout.
+    output_dropout : float, default 0.0
+        The same for what is read out: the states of the last layer.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -77,6 +80,7 @@ class RNN:
     activation: str
     output: str
     dropout: float
+    output_dropout: float
     dtype: str
     backend: str
     network: Network
@@ -93,13 +97,14 @@ class RNN:
         activation: str = "tanh",
         output: str = "last",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend,
+            dropout, dtype, backend, output_dropout,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -190,6 +195,48 @@ class RNN:
         """
         return self.network.named(self.network.vector)
 
+    @property
+    def vector(self) -> np.ndarray:
+        """All weights one after the other, (P,), in the order of :meth:`parameters`.
+
+        It is the model's own: writing to it changes the model.  To set it copies P finite numbers
+        into the model, in its dtype.
+        """
+        return self.network.vector
+
+    @vector.setter
+    def vector(self, vector: npt.ArrayLike) -> None:
+        found = self._check_vector(vector)
+        if not np.isfinite(found).all():
+            raise ValueError(f"vector holds NaN, infinity or values too large for {self.dtype}")
+        self.network.vector[...] = found
+
+    def summary(self) -> str:
+        """A table of all weights: name, shape, how many numbers, and how many bytes they take.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> print(fastbptt.RNN(3, 16, 2).summary())
+        RNN, tanh, output "last", float32
+                      shape     count  bytes
+        layers.0.W_x  (3, 16)      48    192
+        layers.0.W_h  (16, 16)    256  1,024
+        layers.0.b    (16,)        16     64
+        W_y           (16, 2)      32    128
+        b_y           (2,)          2      8
+        total                     354  1,416
+        """
+        sizes = [(name, a.shape, a.size, a.nbytes) for name, a in self.parameters().items()]
+        rows = [("", "shape", "count", "bytes")]
+        rows += [(n, str(shape), f"{count:,}", f"{size:,}") for n, shape, count, size in sizes]
+        rows += [("total", "", f"{self.vector.size:,}", f"{self.vector.nbytes:,}")]
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join([
+            f'RNN, {self.activation}, output "{self.output}", {self.dtype}',
+            *(f"{i:{a}}  {j:{b}}  {k:>{c}}  {m:>{d}}" for i, j, k, m in rows),
+        ])  # fmt: skip
+
     def predict(
         self,
         x: npt.ArrayLike,
@@ -219,29 +266,66 @@ class RNN:
         state : ndarray, (num_layers, N, H)
             With ``return_state=True``.
         """
-        is_list = isinstance(x, (list, tuple))
-        steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(data), self.hidden_size
         before = self._check_state(state, return_state, shape)
         after = np.empty(shape, self.dtype)
         every = self.output == "all"
-        y = np.zeros((len(data), *((steps,) if every else ()), self.output_size), self.dtype)
-        ys = []
+        y: Any = np.empty((len(data), self.output_size), self.dtype)
+        if every:
+            y = data.empty_outputs(self.output_size, self.dtype)
         for index, its_y, its_state in self._outputs(data, before):
             if return_state:
                 after[:, index] = its_state
-            if not every:
+            if every:
+                data.enter_outputs(y, index, its_y)
+            else:
                 y[index] = its_y
-                continue
-            for b, n in enumerate(index):
-                count = data.lengths[n]
-                if is_list:
-                    ys.append(its_y[:count, b].copy())
-                else:
-                    y[n, :count] = its_y[:count, b]
-        result = ys if every and is_list else y
-        return (result, after) if return_state else result
+        return (y, after) if return_state else y
+
+    def states(
+        self,
+        x: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        *,
+        state: npt.ArrayLike | None = None,
+    ) -> list[Any]:
+        """Each layer's states after every step.
+
+        Parameters
+        ----------
+        x, lengths, state
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        list of (ndarray, (N, T, D H), or list of ndarray, (T_i, D H))
+            For each layer, the one that reads x first: arrays with zeros past a sequence's length,
+            or for a list x lists.  ``[..., t, :H]`` is the state after the steps up to t, counted
+            from 0; in both directions ``[..., t, H:]`` is that of the second one, which has read
+            the steps from the end back to t.  Nothing is dropped out.
+
+        See Also
+        --------
+        predict : what is read out of the last layer's.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, num_layers=3, bidirectional=True, seed=0)
+        >>> [h.shape for h in model.states(np.zeros((5, 7, 2)))]
+        [(5, 7, 32), (5, 7, 32), (5, 7, 32)]
+        """
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        shape = self.num_layers, len(data), self.hidden_size
+        before = self._check_state(state, False, shape)
+        width = (1 + self.bidirectional) * self.hidden_size
+        found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
+        for index, some in _together(len(data), before):
+            h = self.network.states(data[index], data.lengths_of(index), some)
+            for of_layer, its_h in zip(found, h, strict=True):
+                data.enter_outputs(of_layer, index, its_h)
+        return found
 
     def evaluate(
         self,
@@ -249,6 +333,7 @@ class RNN:
         y: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
     ) -> float:
         """The loss over a data set.
 
@@ -258,37 +343,108 @@ class RNN:
             As for :meth:`predict`.
         y : array_like or list of array_like
             What the outputs are compared with: (N, O) for output "last", (N, T, O) or a list of
-            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy" integer
-            classes may stand in place of the axis O.
+            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy", or for a
+            function of your own if O is above 1, integer classes may stand in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken to
-            be a mean over rows, or their sum if it has an attribute ``reduction`` that is "sum", as
-            :func:`fastbptt.losses.ssr` has; if it has an attribute ``takes_classes`` that is true,
-            it is given integer classes, as :func:`fastbptt.losses.cross_entropy` is.  What
-            :func:`functools.wraps` or :class:`functools.partial` makes of a function has that
-            function's attributes, unless it has its own.
+            As for :func:`fastbptt.fit`.
+        sample_weight : array_like or list of array_like, optional
+            What each sequence, step or element counts, as for :func:`fastbptt.fit`.
 
         Returns
         -------
         float
+            The mean over all rows, however many are computed together.
         """
-        loss = find_loss(loss)
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        return self.evaluate_sequences(data, target, loss)
+        criterion = Criterion(loss)
+        return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
-    def evaluate_sequences(
-        self, x: Sequences, y: Sequences | np.ndarray, loss: Callable[..., Any]
-    ) -> float:
-        """:meth:`evaluate` for what :mod:`fastbptt._sequences` made of the data."""
-        mean = Mean(loss)
+    def read(
+        self,
+        x: Any,
+        y: Any,
+        lengths: Any,
+        loss: Criterion,
+        sample_weight: Any = None,
+    ) -> Data:
+        """A data set, checked and converted."""
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        return Data(x, y, read_weights(sample_weight, x, y, self.output_size, loss))
+
+    def evaluate_data(self, data: Data, loss: Criterion) -> float:
+        """:meth:`evaluate` for what :meth:`read` made of the data."""
+        mean, (x, y, weight) = Mean(loss), data
         for index, its_y, _ in self._outputs(x, None):
-            mask = None
+            mask, lengths, rows = None, None, len(index)
             if self.output == "all":
-                mask = np.arange(len(its_y))[:, np.newaxis] < x.lengths[index]
-            value, _ = loss(its_y, y[index], mask)
-            mean.add(value, len(index) if mask is None else int(mask.sum()))
+                lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
+                mask = np.arange(len(its_y))[:, np.newaxis] < lengths
+            its_weight = None if weight is None else weight[index]
+            value, _ = loss.compute(its_y, y[index], mask, its_weight)
+            mean.add(value, total_weight(rows, lengths, its_weight))
         return mean.value
+
+    def objective(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Callable[[npt.ArrayLike], tuple[float, np.ndarray]]:
+        """The loss over a data set as a function of all weights, for optimizers such as scipy's.
+
+        Parameters
+        ----------
+        x, y, lengths, loss, sample_weight
+            As for :meth:`evaluate`; read and converted here, once.
+
+        Returns
+        -------
+        callable
+            ``f(vector) -> (loss, gradient)`` with vectors (P,) like :attr:`vector`: float64 for the
+            optimizer, computed in the model's dtype.  Line searches and tests of convergence expect
+            the precision of ``dtype="float64"``.  All sequences are one minibatch, nothing is
+            dropped out, and the model stays as it is until its :attr:`vector` is set.
+
+        See Also
+        --------
+        loss_and_grads : the same at the model's own weights, by name.
+
+        Examples
+        --------
+        Gradient descent by hand; ``scipy.optimize.minimize(f, model.vector, jac=True,
+        method="L-BFGS-B").x`` would be another way to a vector:
+
+        >>> import numpy as np, fastbptt
+        >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
+        >>> model = fastbptt.RNN(1, 8, 1, dtype="float64", seed=0)
+        >>> f = model.objective(x, x.sum(axis=1))
+        >>> vector = model.vector
+        >>> for _ in range(100):
+        ...     vector = vector - 0.02 * f(vector)[1]
+        >>> f(vector)[0] < 0.1 * f(model.vector)[0]
+        True
+        >>> model.vector = vector
+        """
+        criterion = Criterion(loss)
+        given = self.read(x, y, lengths, criterion, sample_weight).together()
+        network = Network(**self.config(), vector=self.network.vector.copy())
+        gradient = network.new_gradient()
+
+        def evaluate(vector: npt.ArrayLike) -> tuple[float, np.ndarray]:
+            network.vector[...] = self._check_vector(vector)
+            value, found, _ = network.loss_and_gradient(
+                given.x,
+                given.y,
+                given.lengths,
+                criterion.compute,
+                weight=given.weight,
+                out=gradient,
+            )
+            return float(value), found.astype(np.float64)
+
+        return evaluate
 
     def loss_and_grads(
         self,
@@ -297,6 +453,7 @@ class RNN:
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
         *,
+        sample_weight: npt.ArrayLike | None = None,
         state: npt.ArrayLike | None = None,
         rng: np.random.Generator | None = None,
         checkpointed: bool = False,
@@ -305,7 +462,7 @@ class RNN:
 
         Parameters
         ----------
-        x, y, lengths, loss
+        x, y, lengths, loss, sample_weight
             As for :meth:`evaluate`.
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
@@ -321,17 +478,16 @@ class RNN:
         grads : dict of str to ndarray
             With the names and shapes of :meth:`parameters`.
         """
-        loss = find_loss(loss)
+        criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        shape = self.num_layers, len(data), self.hidden_size
+        minibatch = self.read(x, y, lengths, criterion, sample_weight).together()
+        shape = self.num_layers, minibatch.x.shape[1], self.hidden_size
         before = self._check_state(state, checkpointed, shape)
-        index, gradient = np.arange(len(data)), self.network.new_gradient()
+        gradient = self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), loss,
-            state=before, rng=rng, checkpointed=checkpointed, out=gradient,
+            minibatch.x, minibatch.y, minibatch.lengths, criterion.compute,
+            weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
 
@@ -339,9 +495,7 @@ class RNN:
         self, x: Sequences, state: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
-        for start in range(0, max(len(x), 1), TOGETHER):
-            index = np.arange(start, min(start + TOGETHER, len(x)))
-            before = None if state is None else np.ascontiguousarray(state[:, index])
+        for index, before in _together(len(x), state):
             y, after = self.network.outputs(x[index], x.lengths_of(index), before)
             yield index, y, after
 
@@ -359,6 +513,16 @@ class RNN:
         if found.shape != shape:
             raise ValueError(f"state has shape {found.shape}, expected {shape}: (num_layers, N, H)")
         return found
+
+    def _check_vector(self, vector: npt.ArrayLike) -> np.ndarray:
+        """A vector of weights in the model's dtype, where what is too large is infinite."""
+        found = _sequences.real("vector", vector)
+        if found.shape != self.vector.shape:
+            raise ValueError(
+                f"vector has shape {found.shape}, expected {self.vector.shape}: (P,), all weights"
+            )
+        with np.errstate(over="ignore"):
+            return found.astype(self.dtype, copy=False)
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
@@ -381,7 +545,7 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "dtype", "backend")  # fmt: skip
 
 
 def check_config(
@@ -395,6 +559,7 @@ def check_config(
     dropout: Any,
     dtype: Any,
     backend: Any,
+    output_dropout: Any = 0.0,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -406,18 +571,33 @@ def check_config(
     output = _checks.one_of("output", output, OUTPUTS)
     backend = _checks.one_of("backend", backend, BACKENDS)
     dtype = _checks.float_dtype("dtype", dtype).name
-    if not isinstance(dropout, numbers.Real):
-        raise TypeError(f"dropout is {dropout!r}, expected a number")
-    share = float(dropout)
-    if not 0 <= share < 1:
-        raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
+    share, of_outputs = _share("dropout", dropout), _share("output_dropout", output_dropout)
     if share and num_layers == 1:
         raise ValueError(
-            f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
+            f"dropout is {dropout} with one layer, expected 0: it acts between two layers, "
+            "output_dropout before the readout"
         )
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, dtype, backend)  # fmt: skip
+              share, of_outputs, dtype, backend)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
+
+
+def _together(
+    count: int, state: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Which of so many sequences to run together, and their initial states, (L, B, H)."""
+    for start in range(0, max(count, 1), TOGETHER):
+        index = np.arange(start, min(start + TOGETHER, count))
+        yield index, None if state is None else np.ascontiguousarray(state[:, index])
+
+
+def _share(name: str, value: Any) -> float:
+    """What dropout takes away."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+    return float(value)
 
 
 def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
@@ -431,28 +611,23 @@ def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
 
 
 class Mean:
-    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one."""
+    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one.
+
+    Values times weights and weights are summed apart: the mean is that over all rows at once.
+    """
 
     sums: bool
     total: float
-    rows: int
+    weight: float
 
-    def __init__(self, loss: Callable[..., Any]) -> None:
-        self.sums, self.total, self.rows = reduction(loss) == "sum", 0.0, 0
+    def __init__(self, loss: Criterion) -> None:
+        self.sums, self.total, self.weight = loss.reduction == "sum", 0.0, 0
 
-    def add(self, value: float, rows: int) -> None:
-        """Take in a minibatch's loss, over so many rows."""
-        self.total += float(value) * (1 if self.sums else rows)
-        self.rows += rows
+    def add(self, value: float, weight: float) -> None:
+        """Take in a minibatch's loss, a mean over so many rows, or rows of this weight."""
+        self.total += float(value) * (1 if self.sums else weight)
+        self.weight += weight
 
     @property
     def value(self) -> float:
-        return self.total if self.sums else self.total / max(self.rows, 1)
-
-
-def find_loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
-    """A loss function from its name or itself."""
-    if not callable(loss):
-        return LOSSES[_checks.one_of("loss", loss, LOSSES)]
-    reduction(loss)  # an error where it is neither
-    return loss
+        return self.total if self.sums else self.total / (self.weight or 1)

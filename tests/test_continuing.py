@@ -43,7 +43,7 @@ def decay(optimizer, interrupted_after=None, by="callback"):
 
 def train(optimizer, path=None, epochs=9, loss="mse", after=None, by="callback", patience=6):
     """A training with all that a checkpoint has to hold."""
-    model, optimizer = build("float32", num_layers=2, dropout=0.2), optimizer()
+    model, optimizer = build("float32", num_layers=2, dropout=0.2, output_dropout=0.1), optimizer()
     history = fit(
         model, draw(model, RAGGED), validation=draw(model, EQUAL, seed=1), epochs=epochs,
         batch_size=4, clip_norm=0.5, patience=patience, optimizer=optimizer, checkpoint=path,

@@ -116,21 +116,28 @@ def test_hand_worked_loss_and_gradients():
     assert (grads["W_y"].item(), grads["b_y"].item()) == (4 * 3 - 2 * 7, 4 - 2)
 
 
-def plain_outputs(made, x):
-    """Outputs for one sequence (T, I), step by step."""
-    weights, finals = made.parameters(), []
+def plain_states(made, x, h0=None):
+    """Each layer's states for one sequence (T, I), step by step, and the last layer's last."""
+    weights, layers, finals = made.parameters(), [], []
     for l in range(made.num_layers):
         sides, finals = [], []
         for d, prefix in enumerate(["", "reverse."][: 1 + made.bidirectional]):
             W_x, W_h, b = (weights[f"layers.{l}.{prefix}{name}"] for name in ("W_x", "W_h", "b"))
-            h, states = np.zeros(H), []
+            h, states = np.zeros(H) if h0 is None else h0[l], []
             for x_t in x[::-1] if d else x:
                 h = ACTIVATIONS[made.activation](x_t @ W_x + h @ W_h + b)
                 states.append(h)
             sides.append(np.reshape(states[::-1] if d else states, (-1, H)))
             finals.append(h)
         x = np.concatenate(sides, axis=1)
-    top = x if made.output == "all" else np.concatenate(finals)
+        layers.append(x)
+    return layers, np.concatenate(finals)
+
+
+def plain_outputs(made, x):
+    """Outputs for one sequence (T, I)."""
+    layers, final = plain_states(made, x)
+    weights, top = made.parameters(), layers[-1] if made.output == "all" else final
     return top @ weights["W_y"] + weights["b_y"]
 
 
@@ -151,6 +158,48 @@ def test_predicts_what_plain_loops_do(num_layers, bidirectional, output, counts,
             [a.ravel() for a in y]
         )
         assert made.evaluate(x, y) == pytest.approx((residuals**2).mean(), rel=1e-12)
+
+
+@LAYERS
+@DIRECTIONS
+@OUTPUT
+@LENGTHS
+def test_states_of_every_layer_are_those_of_plain_loops(num_layers, bidirectional, output, counts):
+    made = build(num_layers=num_layers, bidirectional=bidirectional, output=output, dropout=0.5
+                 if num_layers > 1 else 0.0)  # fmt: skip
+    x, _ = draw(made, counts)
+    expected = [
+        [*of_layer] for of_layer in zip(*(plain_states(made, a)[0] for a in x), strict=True)
+    ]
+    assert_close(made.states(x), expected)
+    full = padded(x, more=2)
+    assert_same(made.states(full, counts), [padded(h, 2, 0.0) for h in made.states(x)])
+    if not bidirectional:
+        state = np.random.default_rng(3).standard_normal((num_layers, len(x), H))
+        got = made.states(x, state=state)
+        for n, a in enumerate(x):
+            assert_close([h[n] for h in got], plain_states(made, a, state[:, n])[0])
+
+
+def test_states_go_with_what_is_predicted():
+    """To the bit, for more sequences than are run together."""
+    made = build("float32", num_layers=2, bidirectional=True, output="all")
+    x, _ = draw(made, np.random.default_rng(0).integers(0, 8, TOGETHER + 40))
+    W_y, b_y = (made.parameters()[name] for name in ("W_y", "b_y"))
+    top = made.states(x)[-1]
+    assert_same([fastbptt.readout(W_y, b_y, h) for h in top], made.predict(x))
+
+
+def test_states_of_what_does_not_fit():
+    made = build(bidirectional=True)
+    with pytest.raises(
+        ValueError, match=r"x has shape \(3, 4, 5\), expected \(N, T, I\) with I = 2"
+    ):
+        made.states(np.zeros((3, 4, 5)))
+    with pytest.raises(ValueError, match="lengths has shape"):
+        made.states(np.zeros((3, 4, I)), [1, 2])
+    with pytest.raises(ValueError, match="the model is bidirectional"):
+        made.states(np.zeros((3, 4, I)), state=np.zeros((1, 3, H)))
 
 
 def assert_agrees_with_differences(made, *data, **options):
@@ -289,16 +338,16 @@ def test_agrees_with_torch(num_layers, bidirectional, output, activation):
 def test_a_loss_of_ones_own():
     made, seen = build(output="all"), []
 
-    def weighted(y, target, mask):
-        seen.append((y.shape, target.shape, mask.sum()))
+    def tripled(y, target, mask):
+        seen.append((y.shape, target.shape, mask.sum(axis=1).tolist()))
         value, dy = losses.ssr(y, target, mask)
         return 3 * value, 3 * dy
 
     data = draw(made, RAGGED)
     expected = made.loss_and_grads(*data, loss="ssr")
-    value, grads = made.loss_and_grads(*data, loss=weighted)
+    value, grads = made.loss_and_grads(*data, loss=tripled)
     assert_close((value, grads), (3 * expected[0], [3 * a for a in expected[1].values()]))
-    assert seen == [((6, 5, O), (6, 5, O), sum(RAGGED))]
+    assert seen == [((5, 6, O), (5, 6, O), [*RAGGED])]
     assert_same(made.loss_and_grads(*data, loss=losses.ssr), expected)
 
 
@@ -681,7 +730,13 @@ CONFIGS = pytest.mark.parametrize(
     [
         {},
         {"num_layers": 3, "dropout": 0.25, "activation": "relu", "dtype": "float64"},
-        {"num_layers": 2, "bidirectional": True, "output": "all", "backend": "numpy"},
+        {
+            "num_layers": 2,
+            "bidirectional": True,
+            "output": "all",
+            "backend": "numpy",
+            "output_dropout": 0.5,
+        },
     ],
     ids=["default", "stacked", "both"],
 )
@@ -727,7 +782,7 @@ def test_config_and_repr_rebuild_a_like_model(options):
 def test_repr():
     assert repr(RNN(2, 3, 4)) == (
         "RNN(2, 3, 4, num_layers=1, bidirectional=False, activation='tanh', output='last', "
-        "dropout=0.0, dtype='float32', backend='numba')"
+        "dropout=0.0, output_dropout=0.0, dtype='float32', backend='numba')"
     )
 
 
@@ -770,6 +825,8 @@ def test_dtypes_in_any_spelling(dtype):
         ({"dropout": 0.5}, ValueError, "dropout is 0.5 with one layer, expected 0"),
         ({"dropout": "0.5"}, TypeError, "dropout is '0.5', expected a number"),
         ({"dropout": None}, TypeError, "dropout is None, expected a number"),
+        ({"output_dropout": 1}, ValueError, "output_dropout is 1, expected at least 0 and less"),
+        ({"output_dropout": "0"}, TypeError, "output_dropout is '0', expected a number"),
     ],
 )
 def test_options(options, error, words):
@@ -814,7 +871,7 @@ STATE = "expected (1, 3, 3): (num_layers, N, H)"
         ("lengths", [5.0, 0.0, 3.0], TypeError, "lengths has dtype float64, expected integers"),
         ("lengths", [True] * 3, TypeError, "lengths has dtype bool, expected integers"),
         ("lengths", [[5], [0, 3], []], ValueError, "lengths is ragged"),
-        ("loss", "mae", ValueError, "loss is 'mae', expected one of 'mse', 'ssr', 'bce', 'cross"),
+        ("loss", "l1", ValueError, "loss is 'l1', expected one of 'mse', 'ssr', 'mae', 'huber'"),
         ("loss", None, ValueError, "loss is None, expected one of 'mse'"),
         ("state", np.zeros((3, H)), ValueError, f"state has shape (3, 3), {STATE}"),
         ("state", np.zeros((2, 3, H)), ValueError, f"state has shape (2, 3, 3), {STATE}"),

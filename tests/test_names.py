@@ -56,6 +56,11 @@ def test_of_a_model(theirs, ours):
         ("callbacks", "callback"),
         ("early_stopping", "patience"),
         ("random_state", "seed"),
+        ("weights", "sample_weight"),
+        ("class_weights", "class_weight"),
+        ("alpha", "l2"),
+        ("kernel_regularizer", "l2"),
+        ("trainable", "frozen"),
     ],
 )
 def test_of_training(theirs, ours):

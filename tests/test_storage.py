@@ -90,7 +90,10 @@ def test_round_trip(num_layers, bidirectional, output, dtype, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"activation": "relu", "backend": "numpy"}, {"num_layers": 2, "dropout": 0.25}],
+    [
+        {"activation": "relu", "backend": "numpy", "output_dropout": 0.5},
+        {"num_layers": 2, "dropout": 0.25},
+    ],
     ids=str,
 )
 def test_all_that_the_constructor_was_given(options, tmp_path):
@@ -701,7 +704,8 @@ def test_other_sizes_than_the_tensors(name, size, tmp_path, monkeypatch):
     [
         {"bidirectional": "no"}, {"bidirectional": 0}, {"activation": "sin"}, {"activation": 1},
         {"output": "first"}, {"dropout": -0.1}, {"dropout": "0"}, {"dropout": 10**400},
-        {"dtype": "float16"}, {"dtype": "f4"}, {"backend": "os"}, {"backend": None}, {"seed": 0},
+        {"output_dropout": 1.0}, {"dtype": "float16"}, {"dtype": "f4"}, {"backend": "os"},
+        {"backend": None}, {"seed": 0},
     ],
     ids=str,
 )  # fmt: skip
@@ -711,6 +715,16 @@ def test_another_model_than_there_can_be(change, tmp_path):
 
     changed(tmp_path / "model", apply)
     refused(tmp_path / "model", "describes no model")
+
+
+def test_a_model_of_before_there_was_dropout_of_outputs(tmp_path):
+    def change(tensors, metadata):
+        config = json.loads(metadata["model"])
+        del config["output_dropout"]
+        metadata["model"] = json.dumps(config)
+
+    changed(tmp_path / "model", change)
+    assert_same(fastbptt.load(tmp_path / "model"), build())
 
 
 @pytest.mark.parametrize("name", ["layers.1.W_x", "W_z", "best weight", "optimizer"])

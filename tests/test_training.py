@@ -410,7 +410,7 @@ TURNED_AWAY = [
     ({"memory": "little"}, ValueError, "memory is 'little', expected 'full' or 'checkpointed'"),
     ({"memory": None}, ValueError, "memory is None, expected 'full' or 'checkpointed'"),
     ({"validation": np.zeros((2, 5, I))}, ValueError, r"validation is not \(x, y\)"),
-    ({"validation": (1, 2, 3, 4)}, ValueError, r"validation is not \(x, y\)"),
+    ({"validation": (1, 2, 3, 4, 5)}, ValueError, r"validation is not \(x, y\)"),
     (
         {"validation": (np.zeros((3, 5, 1)), np.zeros((3, O)))},
         ValueError,

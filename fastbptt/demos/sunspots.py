@@ -27,7 +27,6 @@ from fastbptt.datasets import sunspots_monthly
 from fastbptt.demos import linear
 from fastbptt.demos.linear import rmse
 from fastbptt.demos.show import new_figure, print_table, write_figure
-from fastbptt.losses import mse
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.plots import plot_forecast
@@ -230,8 +229,8 @@ def train(
 
     x, y = inputs(months * np.exp(rng.uniform(-SCALING, SCALING, (len(months), 1))))
     return fit(
-        model, x, y, loss=settled_mse, optimizer=optimizer, epochs=epochs, batch_size=B,
-        clip_norm=MAX_NORM, seed=rng, callback=decay,
+        model, x, y, sample_weight=settled(len(x)), optimizer=optimizer, epochs=epochs,
+        batch_size=B, clip_norm=MAX_NORM, seed=rng, callback=decay,
     )  # fmt: skip
 
 
@@ -263,13 +262,9 @@ def autoregressions(sunspots: np.ndarray, cut: int) -> dict[str, np.ndarray]:
     return {**found, f"AR({order}) of the roots": squared(ahead, roots, cut)}
 
 
-def settled_mse(
-    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[float, np.ndarray]:
-    """Mean squared error of the forecasts after the first SETTLE months."""
-    settled = np.zeros(y.shape[:2], bool)
-    settled[SETTLE:] = True
-    return mse(y, target, settled if mask is None else settled & mask)
+def settled(windows: int) -> np.ndarray:
+    """What each month counts in training, (windows, T): the first SETTLE ones nothing."""
+    return np.tile(np.arange(T) >= SETTLE, (windows, 1))
 
 
 def print_comparison(
@@ -279,11 +274,12 @@ def print_comparison(
     rng = np.random.default_rng(0)
     batches = [(x[i], y[i]) for i in rng.integers(0, len(x), (steps, B))]
     backends: tuple[Backend, ...] = "numpy", "numba"
+    weight = settled(B)
     models = {backend: new_model(hidden, seed, backend) for backend in backends}
 
     results = []
     for model in models.values():
-        _, gradients = model.loss_and_grads(*batches[0], loss=settled_mse)
+        _, gradients = model.loss_and_grads(*batches[0], sample_weight=weight)
         named = {"d" + name.split(".")[-1]: d for name, d in gradients.items()}
         results.append({"y": model.predict(batches[0][0]), **named})
     print("Numba against NumPy, float32, one minibatch: largest difference over largest magnitude")
@@ -298,7 +294,7 @@ def print_comparison(
         for backend, model in models.items():
             start = time.perf_counter()
             for batch in batches:
-                model.loss_and_grads(*batch, loss=settled_mse)
+                model.loss_and_grads(*batch, sample_weight=weight)
             ms[backend] = min(ms[backend], 1e3 * (time.perf_counter() - start) / steps)
     print(
         f"One training step (forward, loss, backward; T={T} B={B} I=2 H={hidden}), "
