@@ -46,7 +46,7 @@ def main():
         for kind in KINDS:
             seconds = alone(kind, args.cases, args.threads)
             best[kind] = list(map(min, best[kind], seconds))
-    print("| T B I H reads | torch.nn.RNN, ms | fastbptt.torch.RNN, ms | ratio | by turns |")
+    print("| T B I H O reads | torch.nn.RNN, ms | fastbptt.torch.RNN, ms | ratio | by turns |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for case, ours, theirs in zip(args.cases, *best.values(), strict=True):
         turns = take_turns([step(kind, case) for kind in KINDS], TURNS * args.rounds)

@@ -597,20 +597,26 @@ class Model(nn.Module):
     readout : torch.nn.Linear
     output : {"last", "all"}
         Whether the last states are read out, or those of every step.
+    output_dropout : float, default 0.0
+        Share of what is read that training replaces by zero.
 
     Attributes
     ----------
-    rnn, readout, output
+    rnn, readout, output, output_dropout
         As given.
     """
 
     rnn: nn.RNN
     readout: nn.Linear
     output: str
+    output_dropout: float
 
-    def __init__(self, rnn: nn.RNN, readout: nn.Linear, output: str) -> None:
+    def __init__(
+        self, rnn: nn.RNN, readout: nn.Linear, output: str, output_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.rnn, self.readout, self.output = rnn, readout, output
+        self.output_dropout = output_dropout
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs for each sequence.
@@ -634,14 +640,17 @@ class Model(nn.Module):
             outputs, h_n = self.rnn(packed)
         if self.output == "last":
             D = 2 if self.rnn.bidirectional else 1
-            return self.readout(torch.cat(list(h_n[-D:]), dim=1))
+            return self._read(torch.cat(list(h_n[-D:]), dim=1))
         if lengths is None:
-            return self.readout(outputs)
-        data = self.readout(outputs.data)
+            return self._read(outputs)
+        data = self._read(outputs.data)
         y, _ = rnn_utils.pad_packed_sequence(
             outputs._replace(data=data), batch_first=True, total_length=x.shape[1]
         )
         return y
+
+    def _read(self, states: Tensor) -> Tensor:
+        return self.readout(nn.functional.dropout(states, self.output_dropout, self.training))
 
 
 def to_torch(model: fastbptt.RNN) -> Model:
@@ -673,7 +682,7 @@ def to_torch(model: fastbptt.RNN) -> Model:
     rnn.load_state_dict(state, assign=True)
     readout = nn.Linear(D * model.hidden_size, model.output_size, device="meta", dtype=dtype)
     readout.load_state_dict({"weight": W_y.T.contiguous(), "bias": b_y}, assign=True)
-    return Model(rnn, readout, model.output).requires_grad_()
+    return Model(rnn, readout, model.output, model.output_dropout).requires_grad_()
 
 
 def from_torch(
@@ -682,6 +691,7 @@ def from_torch(
     activation: str | None = None,
     output: str | None = None,
     dropout: float | None = None,
+    output_dropout: float | None = None,
     readout: str | None = None,
     backend: str = "numba",
 ) -> fastbptt.RNN:
@@ -700,8 +710,10 @@ def from_torch(
             activation = found[0].nonlinearity if activation is None else activation
             if dropout is None and found[0].num_layers > 1:
                 dropout = found[0].dropout
-        if isinstance(source, Model) and output is None:
-            output = source.output
+        if isinstance(source, Model):
+            output = source.output if output is None else output
+            if output_dropout is None:
+                output_dropout = source.output_dropout
         source = source.state_dict()
     arrays = {name: _found_array(name, a) for name, a in source.items()}
     prefix, layers = _found_layers(arrays)
@@ -712,7 +724,7 @@ def from_torch(
         len(layers[0].W_x), len(layers[0].b), len(b_y), len(layers) // (1 + bidirectional),
         bidirectional, "tanh" if activation is None else activation,
         "last" if output is None else output, 0.0 if dropout is None else dropout,
-        layers[0].W_x.dtype, backend,
+        layers[0].W_x.dtype, backend, 0.0 if output_dropout is None else output_dropout,
     )  # fmt: skip
     every = [a for params in layers for a in params]
     return model_of(config, np.concatenate([a.ravel() for a in (*every, W_y, b_y)]))

@@ -471,11 +471,16 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS[::3])
 def test_a_model_to_torch_and_back(config):
-    model = fastbptt.RNN(I, H, 2, dtype="float64", seed=0, **config)
+    dropout = 0.25 if config["num_layers"] > 1 else 0.0
+    model = fastbptt.RNN(
+        I, H, 2, dtype="float64", seed=0, dropout=dropout, output_dropout=0.5, **config
+    )
     for name, a in model.parameters().items():
         if name.endswith("b"):
             a[...] = np.linspace(-1, 1, a.size)
     module = model.to_torch()
+    assert (module.rnn.dropout, module.output_dropout) == (dropout, 0.5)
+    module.eval()
     x = np.random.default_rng(0).standard_normal((B, T, I))
     lengths = np.array(LENGTHS["unsorted"])
     for its_lengths in (None, lengths):
