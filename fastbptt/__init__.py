@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastbptt._extras import MissingExtraError
+from fastbptt._leak import Leak
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
@@ -27,6 +28,7 @@ __all__ = [
     "Checkpoints",
     "Gradients",
     "History",
+    "Leak",
     "MissingExtraError",
     "Params",
     "RMSprop",

@@ -14,10 +14,11 @@ import tempfile
 import uuid
 import warnings
 from pathlib import Path
+from types import FunctionType
 
 import llvmlite
 import numba
-from numba import njit
+from numba import jit, njit
 from numba.core import config, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
@@ -52,6 +53,17 @@ SOURCE = int.from_bytes(
         ),
     )[:7]
 )
+
+
+def exchanged(function, **others):
+    """The same function, compiled or not, but one that finds other functions under their names."""
+    plain = getattr(function, "py_func", function)
+    found = FunctionType(
+        plain.__code__, {**plain.__globals__, **others}, plain.__name__, None, plain.__closure__
+    )
+    found.__qualname__ = plain.__qualname__
+    return found if plain is function else jit(**function.targetoptions)(found)
+
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Errors that another directory would avoid.
