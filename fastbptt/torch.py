@@ -226,8 +226,9 @@ class _Layer(torch.autograd.Function):
             _its_leak(alpha, of), _or_none(noise),
         )  # fmt: skip
         result = torch.from_numpy(outputs), torch.from_numpy(last)
-        # The outputs are kept so that autograd sees whether somebody has written to them.
-        ctx.save_for_backward(torch.from_numpy(h), result[0], x, batch_sizes, alpha, *weights)
+        # Outputs that are states are kept, so that autograd sees whether somebody wrote to them.
+        shared = result[0] if np.may_share_memory(outputs, h) else None
+        ctx.save_for_backward(torch.from_numpy(h), shared, x, batch_sizes, alpha, *weights)
         return result
 
     @staticmethod
