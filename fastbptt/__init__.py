@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fastbptt._extras import MissingExtraError
 from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
@@ -30,6 +31,7 @@ __all__ = [
     "History",
     "Leak",
     "MissingExtraError",
+    "Noise",
     "Params",
     "RMSprop",
     "backward",
@@ -54,13 +56,14 @@ if TYPE_CHECKING:
     from fastbptt import losses as losses
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
+    from fastbptt import tasks as tasks
     from fastbptt import testing as testing
     from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
-        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing",
-        "torch",
+        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks",
+        "testing", "torch",
     )  # fmt: skip
 
     def __getattr__(name):

@@ -7,6 +7,8 @@ Steps count from 1 to T, as in the formulas.  Arrays count from 0: ``h[0]`` is t
 that ``h[t]`` is :math:`h_t`, but :math:`x_t` is ``x[t - 1]``, and likewise for ``dh`` and ``dx``.
 """
 
+from typing import Any
+
 import numpy as np
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
@@ -37,7 +39,7 @@ ACTIVATIONS: tuple[str, ...] = tuple(_FUNCTIONS)
 
 def forward(
     params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
+    leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """Fill ``h[1:]`` with the states that follow ``h[0]``, for t = 1 to T.
 
@@ -65,7 +67,7 @@ def forward(
     activation : str
         The function f, one of `ACTIVATIONS`.
     leak : (alpha, of), optional
-    noise : ndarray, (T, B, H), optional
+    noise : ndarray, (T, B, H), or fastbptt.Noise, optional
     v : ndarray, (T + 1, B, H) or (B, H)
         Potentials: ``v[0]`` holds the initial ones, the rest is overwritten; or the last ones in
         place of the initial ones.  None if the leak is not of potentials.
@@ -80,7 +82,7 @@ def forward(
         live = _live(t, lengths)
         h_before = h[t - 1, live]
         z_t = x[t - 1, live] @ W_x + h_before @ W_h + b
-        z_t = z_t if noise is None else z_t + noise[t - 1, live]
+        z_t = z_t if noise is None else z_t + _noise(noise, t, h)[live]
         h[t] = h[t - 1]
         if of == "rate":
             h[t, live] = alpha * f(z_t) + (1 - alpha) * h_before
@@ -221,6 +223,13 @@ def readout_backward(
     db_y[...] = dy.sum(axis=0)
     if dh is not None:
         dh[...] = dy @ W_y.T
+
+
+def _noise(noise: Any, t: int, h: np.ndarray) -> np.ndarray:
+    """noise_t, (B, H)."""
+    if isinstance(noise, np.ndarray):
+        return noise[t - 1]
+    return noise.at(step=t - 1).draw(1, *h.shape[1:], h.dtype)[0]
 
 
 def _live(t: int, lengths: np.ndarray | None) -> slice | np.ndarray:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from fastbptt import _checks
 from fastbptt._leak import Leak
+from fastbptt._noise import Noise, check_noise
 from fastbptt._uninterrupted import import_whole
 
 Activation = Literal["tanh", "relu", "identity", "sigmoid", "softplus", "rectified_tanh"]
@@ -109,7 +110,7 @@ def forward(
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
     leak: Leak | None = None,
-    noise: np.ndarray | None = None,
+    noise: np.ndarray | Noise | None = None,
     backend: Backend = "numba",
     out: np.ndarray | None = None,
     v: np.ndarray | None = None,
@@ -136,8 +137,9 @@ def forward(
         (log(1 + exp(z))) or "rectified_tanh" (max(tanh(z), 0)).
     leak : Leak, optional
         How slowly units follow their inputs, see :class:`fastbptt.Leak`.
-    noise : ndarray, (T, B, H), optional
-        What is added to that which f is applied to, of the same dtype, with any strides.
+    noise : ndarray, (T, B, H), or Noise, optional
+        What is added to that which f is applied to: of the same dtype, with any strides, or drawn
+        where it is added, see :class:`fastbptt.Noise`.  :func:`backward` does not need it.
     backend : {"numba", "numpy"}, default "numba"
         Compiled kernels, or the NumPy reference.
     out : ndarray, (T + 1, B, H), optional
@@ -196,7 +198,7 @@ def _forward_cell(
     lengths: np.ndarray | None,
     activation: Activation,
     leak: Leak | None,
-    noise: np.ndarray | None,
+    noise: np.ndarray | Noise | None,
     out: np.ndarray | None,
     v: np.ndarray | None,
 ) -> np.ndarray:
@@ -204,9 +206,16 @@ def _forward_cell(
     (T, B, _), H, dtype = x.shape, len(params[2]), x.dtype
     leaking = leaks(leak, H, dtype)
     of_potential = leaking is not None and leaking[1] == "potential"
-    inputs = (*params, x, h0, lengths, noise)
-    if noise is not None:
+    inputs = (*params, x, h0, lengths)
+    if isinstance(noise, Noise):
+        check_noise(noise, T, B, H, dtype)
+    elif noise is not None:
+        if not isinstance(noise, np.ndarray):
+            raise TypeError(
+                f"noise is a {type(noise).__name__}, expected a numpy.ndarray or a fastbptt.Noise"
+            )
         _checks.array("noise", noise, dtype, (T, B, H), "(T, B, H)")
+        inputs = (*inputs, noise)
     if out is not None:
         _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", inputs)
     if v is not None:

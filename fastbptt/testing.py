@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastbptt import reference
+from fastbptt._noise import Noise
 
 Shape = tuple[int, int, int, int]  # T, B, I, H
 
@@ -440,6 +441,21 @@ def _check_layer(module: Any, case: Case) -> None:
     _check_repeat(module, case, data, _run_layer)
     _check_padding(module, case, data)
     _check_isolation(module, case.writable(), data)
+    if case.noise:
+        _check_drawn_noise(module, case.plain(case.dtype))
+
+
+def _check_drawn_noise(module: Any, case: Case) -> None:
+    """Check that noise which a backend draws is an array of what it draws, to the bit."""
+    T, B, _, H = case.shape
+    data, states = _draw_layer(case, seed=0), []
+    noise = Noise(np.linspace(0, 1, H), (1 << 63) + 11, first_step=5, first_sequence=77)
+    for given in (noise, noise.draw(T, B, H, case.dtype)):
+        h = data.h.copy()
+        more = data.leak(case.dtype), given, data.v0.copy() if case.leak == "potential" else None
+        module.forward(data[:3], data.x, h, data.lengths, case.activation, *more)
+        states.append(h)
+    _assert_same_bits(states[0], states[1], "h with noise that is drawn")
 
 
 def _check_readout(module: Any, case: Case) -> None:

@@ -583,10 +583,10 @@ class LeakyRNN(RNN):
 
     Attributes
     ----------
+    leak, noise
+        As given.
     alpha : Tensor, (H,)
-        A buffer, which is not in the ``state_dict``.
-    of : {"rate", "potential"}
-    noise : float
+        The leak's, in the module's dtype: a buffer, which is not in the ``state_dict``.
 
     Raises
     ------
@@ -603,14 +603,14 @@ class LeakyRNN(RNN):
     >>> import torch, fastbptt.torch
     >>> rnn = fastbptt.torch.LeakyRNN(3, 5, fastbptt.Leak(0.2), nonlinearity="softplus", noise=0.1)
     >>> rnn
-    LeakyRNN(3, 5, nonlinearity='softplus', of='rate', noise=0.1)
+    LeakyRNN(3, 5, Leak(0.2, of='rate'), nonlinearity='softplus', noise=0.1)
     >>> rnn(torch.zeros(7, 2, 3))[0].shape
     torch.Size([7, 2, 5])
     """
 
-    alpha: Tensor
-    of: str
+    leak: Leak
     noise: float
+    alpha: Tensor
 
     def __init__(
         self,
@@ -636,7 +636,7 @@ class LeakyRNN(RNN):
             input_size, hidden_size, num_layers, "tanh", bias, batch_first, dropout,
             bidirectional, device=device, dtype=dtype,
         )  # fmt: skip
-        self.nonlinearity, self.of, self.noise = nonlinearity, leak.of, noise
+        self.nonlinearity, self.leak, self.noise = nonlinearity, leak, noise
         alpha = np.asarray(leak.alpha)
         if alpha.ndim and alpha.shape != (hidden_size,):
             raise ValueError(f"leak's alpha has shape {alpha.shape}, expected {(hidden_size,)}")
@@ -646,8 +646,9 @@ class LeakyRNN(RNN):
 
     def extra_repr(self) -> str:
         """What ``repr`` shows."""
-        said = f", nonlinearity={self.nonlinearity!r}, of={self.of!r}, noise={self.noise}"
-        return super().extra_repr() + said
+        sizes, options = f"{self.input_size}, {self.hidden_size}", super().extra_repr()
+        said = f"{self.leak!r}{options.removeprefix(sizes)}, nonlinearity={self.nonlinearity!r}"
+        return f"{sizes}, {said}, noise={self.noise}"
 
     def _cell(
         self, x: Tensor, batch_sizes: Tensor | None
@@ -658,7 +659,7 @@ class LeakyRNN(RNN):
             D = 2 if self.bidirectional else 1
             noise = torch.randn((D, *shape, self.hidden_size), dtype=x.dtype, device=x.device)
             noise = noise * self.noise
-        return self.alpha, self.of, noise
+        return self.alpha, self.leak.of, noise
 
 
 class Exchange(NamedTuple):
@@ -809,38 +810,32 @@ def to_torch(model: fastbptt.RNN) -> Model:
     >>> fastbptt.RNN(2, 16, 1, seed=0).to_torch()(torch.zeros(5, 7, 2)).shape
     torch.Size([5, 1])
     """
-    if model.activation not in ("tanh", "relu"):
-        raise ValueError(
-            f"activation is {model.activation!r}, expected 'tanh' or 'relu': torch.nn.RNN has no "
-            "other"
-        )
-    D = 2 if model.bidirectional else 1
-    dtype = getattr(torch, model.dtype)
-    rnn = RNN(
-        model.input_size, model.hidden_size, model.num_layers, model.activation, batch_first=True,
-        dropout=model.dropout, bidirectional=model.bidirectional, device="meta", dtype=dtype,
-    )  # fmt: skip
-    *of_layers, W_y, b_y = (torch.from_numpy(a.copy()) for a in model.parameters().values())
+    D, dtype = 2 if model.bidirectional else 1, getattr(torch, model.dtype)
+    sizes: Any = model.input_size, model.hidden_size
+    options: Any = {
+        "num_layers": model.num_layers, "nonlinearity": model.activation, "batch_first": True,
+        "dropout": model.dropout, "bidirectional": model.bidirectional, "dtype": dtype,
+    }  # fmt: skip
+    if model.leak is None and not model.noise and model.activation in ("tanh", "relu"):
+        rnn = RNN(*sizes, **options)
+    else:
+        leak = Leak(1.0) if model.leak is None else model.leak
+        rnn = LeakyRNN(*sizes, leak, noise=model.noise, **options)
+    readout = nn.Linear(D * model.hidden_size, model.output_size, dtype=dtype)
+
+    *of_layers, W_y, b_y = (torch.from_numpy(a) for a in model.parameters().values())
     state: dict[str, Tensor] = {}
     for i in range(0, len(of_layers), 3):
         W_x, W_h, b = of_layers[i : i + 3]
-        weights = W_x.T.contiguous(), W_h.T.contiguous(), b, torch.zeros_like(b)
+        weights = W_x.T, W_h.T, b, torch.zeros_like(b)
         state |= zip(rnn._all_weights[i // 3], weights, strict=True)
-    rnn.load_state_dict(state, assign=True)
-    readout = nn.Linear(D * model.hidden_size, model.output_size, device="meta", dtype=dtype)
-    readout.load_state_dict({"weight": W_y.T.contiguous(), "bias": b_y}, assign=True)
-    return Model(rnn, readout, model.output, model.output_dropout).requires_grad_()
+    rnn.load_state_dict(state)
+    readout.load_state_dict({"weight": W_y.T, "bias": b_y})
+    return Model(rnn, readout, model.output, model.output_dropout)
 
 
 def from_torch(
-    source: nn.Module | Mapping[str, Any],
-    *,
-    activation: str | None = None,
-    output: str | None = None,
-    dropout: float | None = None,
-    output_dropout: float | None = None,
-    readout: str | None = None,
-    backend: str = "numba",
+    source: nn.Module | Mapping[str, Any], *, readout: str | None = None, **options: Any
 ) -> fastbptt.RNN:
     """See :meth:`fastbptt.RNN.from_torch`.
 
@@ -851,29 +846,28 @@ def from_torch(
     >>> fastbptt.RNN.from_torch(module).num_layers
     2
     """
+    found: dict[str, Any] = {}
     if isinstance(source, nn.Module):
-        found = [m for m in source.modules() if isinstance(m, nn.RNN)]
-        if any(isinstance(m, LeakyRNN) for m in found):
-            raise ValueError("the module is a LeakyRNN, expected a plain recurrent one")
-        if len(found) == 1:
-            activation = found[0].nonlinearity if activation is None else activation
-            if dropout is None and found[0].num_layers > 1:
-                dropout = found[0].dropout
+        modules = [m for m in source.modules() if isinstance(m, nn.RNN)]
+        for rnn in modules[:1]:  # if there are more, that is an error below
+            found = {"activation": rnn.nonlinearity}
+            if rnn.num_layers > 1:
+                found["dropout"] = rnn.dropout
+            if isinstance(rnn, LeakyRNN):
+                found["noise"] = rnn.noise
+                found["leak"] = None if rnn.leak == Leak(1.0) else rnn.leak
         if isinstance(source, Model):
-            output = source.output if output is None else output
-            if output_dropout is None:
-                output_dropout = source.output_dropout
+            found |= {"output": source.output, "output_dropout": source.output_dropout}
         source = source.state_dict()
     arrays = {name: _found_array(name, a) for name, a in source.items()}
     prefix, layers = _found_layers(arrays)
     bidirectional = f"{prefix}weight_ih_l0_reverse" in arrays
     width = (2 if bidirectional else 1) * layers[0].b.size
     W_y, b_y = _found_readout(arrays, prefix, width, readout)
+    defaults = {"activation": "tanh", "output": "last", "dropout": 0.0, "backend": "numba"}
     config = check_config(
         len(layers[0].W_x), len(layers[0].b), len(b_y), len(layers) // (1 + bidirectional),
-        bidirectional, "tanh" if activation is None else activation,
-        "last" if output is None else output, 0.0 if dropout is None else dropout,
-        layers[0].W_x.dtype, backend, 0.0 if output_dropout is None else output_dropout,
+        bidirectional, dtype=layers[0].W_x.dtype, **{**defaults, **found, **options},
     )  # fmt: skip
     every = [a for params in layers for a in params]
     return model_of(config, np.concatenate([a.ravel() for a in (*every, W_y, b_y)]))

@@ -400,6 +400,15 @@ def another_bit_every_time(params, x, h, lengths, activation):
         h[1:] = np.nextafter(h[1:], 9)
 
 
+@fault("h with noise that is drawn")
+def draws_the_noise_of_another_step(
+    params, x, h, lengths, activation, leak=None, noise=None, v=None
+):
+    if isinstance(noise, fastbptt.Noise):
+        noise = noise.at(step=1)
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
+
+
 @fault("readout: y: error")
 def no_b_y(W_y, b_y, h, y):
     reference.readout(W_y, np.zeros_like(b_y), h, y)
@@ -492,7 +501,7 @@ def writes_to_the_states_read(W_y, h, dy, dW_y, db_y, dh):
 @pytest.mark.parametrize(("functions", "finding"), FAULTS)
 def test_the_kit_finds(functions, finding):
     cells = all(needed(f) < len(inspect.signature(f).parameters) for f in functions.values())
-    shapes = [(7, 13, 3, 9), (4, 5, 2, 33)] if cells else None
+    shapes = [(t, 16 - t, 3, 7 * t) for t in range(2, 9)] if cells else None
     with pytest.raises(AssertionError) as caught:
         check_backend(backend(**functions), dtypes=["float32"], shapes=shapes, cells=cells)
     message = str(caught.value)

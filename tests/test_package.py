@@ -15,7 +15,8 @@ import fastbptt
 
 FOLDER = pathlib.Path(fastbptt.__file__).parents[1]
 MODULES = (
-    "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing", "torch",
+    "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks", "testing",
+    "torch",
 )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_modules_need_no_import_of_their_own():
 
 def test_importing_the_package_imports_no_more_than_training_takes():
     loaded = set(printed("import fastbptt\nprint(json.dumps([*sys.modules]))"))
-    lazy = {"datasets", "diagnostics", "estimators", "plots", "testing", "torch"}
+    lazy = {"datasets", "diagnostics", "estimators", "plots", "tasks", "testing", "torch"}
     assert not loaded & {f"fastbptt.{name}" for name in lazy}
     assert not loaded & {"numba", "llvmlite", "matplotlib", "sklearn", "torch", "tqdm"}
 

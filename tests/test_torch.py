@@ -406,11 +406,11 @@ def step_by_step(module, x, hx, lengths, noise):
         state = hx[0, b]
         its_outputs = []
         for t in range(length):
-            h = f(state) if module.of == "potential" else state
+            h = f(state) if module.leak.of == "potential" else state
             z = W_ih @ x[t, b] + W_hh @ h + b_ih + b_hh + (0 if noise is None else noise[0, t, b])
-            new = z if module.of == "potential" else f(z)
+            new = z if module.leak.of == "potential" else f(z)
             state = (1 - alpha) * state + alpha * new
-            its_outputs.append(f(state) if module.of == "potential" else state)
+            its_outputs.append(f(state) if module.leak.of == "potential" else state)
         outputs.append(torch.stack(its_outputs))
         last.append(state)
     return outputs, torch.stack(last)[None]
@@ -497,8 +497,6 @@ def test_a_leaky_module():
         fastbptt.torch.LeakyRNN(I, H, fastbptt.Leak([0.1, 0.2, 0.3]))
     with pytest.raises(ValueError, match="nonlinearity is 'sin'"):
         fastbptt.torch.LeakyRNN(I, H, fastbptt.Leak(0.2), nonlinearity="sin")
-    with pytest.raises(ValueError, match="a LeakyRNN, expected a plain recurrent one"):
-        fastbptt.RNN.from_torch(plain)
 
 
 @pytest.mark.world
@@ -657,11 +655,30 @@ def test_what_no_model_can_be_made_of(source, options, message):
         fastbptt.RNN.from_torch(source(), **options)
 
 
-def test_what_torch_has_no_module_for():
-    with pytest.raises(ValueError, match="activation is 'identity', expected 'tanh' or 'relu'"):
-        fastbptt.RNN(I, H, 1, activation="identity").to_torch()
+def test_dtypes_that_no_model_has():
     with pytest.raises(TypeError, match=r"weight_ih_l0 has dtype torch\.bfloat16"):
         fastbptt.RNN.from_torch(nn.RNN(I, H, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"leak": fastbptt.Leak(0.3)},
+        {"leak": fastbptt.Leak(np.linspace(0.1, 0.9, H), "potential"), "noise": 0.5},
+        {"noise": 0.5},
+        {"activation": "softplus"},
+    ],
+)
+def test_a_model_beyond_torchs_module_to_torch_and_back(options):
+    model = fastbptt.RNN(I, H, 2, seed=0, output="all", num_layers=2, **options)
+    module = model.to_torch().eval()
+    assert type(module.rnn) is fastbptt.torch.LeakyRNN
+    x = np.random.default_rng(0).standard_normal((B, T, I)).astype("float32")
+    got = module(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(got, model.predict(x), rtol=1e-5, atol=1e-6)
+    back = fastbptt.RNN.from_torch(module)
+    assert back.config() == model.config()
+    np.testing.assert_array_equal(back.network.vector, model.network.vector)
 
 
 def test_padding_of_a_packed_sequence_is_not_read():

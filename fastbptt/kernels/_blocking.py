@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from fastbptt._noise import PAIR
 from fastbptt.kernels import _machine
 from fastbptt.kernels._calls import (
     BackwardTask,
@@ -89,7 +90,7 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
-    ldn = _row_stride(H, itemsize) if adds else 0
+    ldn = _row_stride(_up(H, PAIR), itemsize) if adds else 0
     rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // ((2 * lda + ldn) * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread if there are rows enough, to even out; at least one for each.

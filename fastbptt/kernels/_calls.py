@@ -94,7 +94,11 @@ class _OfForward(NamedTuple):
     leak: int
     alphas: Filled2  # (2, H and up to a whole vector): alpha and 1 - alpha, 1 and 0 behind
     v: Filled3  # potentials (T + 1, B, H), or (1, B, H); (0, 0, 0) if there are none
-    noise: Given3  # (0, 0, 0) if there is none
+    noise: Given3  # (0, 0, 0) if no array is given
+    scale: Filled1  # of noise that is drawn, (H,) and 0 up to a whole PAIR; (0,) if none is
+    seed: int
+    first_step: int
+    first_sequence: int
 
 
 class _OfBackward(NamedTuple):
@@ -190,6 +194,11 @@ class ForwardCell(NamedTuple):
     adds: bool  # whether anything is added to z
     has_noise: bool
     noise: Matrix
+    draws: bool  # noise of its own, see `_noise`
+    scale: Floats  # (H,) and 0 up to a whole PAIR
+    seed: int
+    first_step: int
+    first_sequence: int
 
 
 class BackwardCell(NamedTuple):

@@ -13,6 +13,7 @@ h_t > (1 - alpha) h_{t-1} says exactly whether f(z_t) > 0.
 
 from fastbptt.kernels._activation import activate_any, slope_any, slope_of_rate
 from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels._noise import fill_noise
 from fastbptt.kernels._rows import copy_row, copy_row_padded, row
 from fastbptt.kernels._simd import (
     LANES,
@@ -62,6 +63,10 @@ def fill_added(p, added, rows, index, t):
         for r in range(rows):
             noise = row(p.cell.noise, t - 1, get(index, r))
             copy_row_padded(offset(added, r * p.plan.ldn), noise, p.H)
+    if p.cell.draws:
+        step, first = p.cell.first_step + t - 1, p.cell.first_sequence
+        scale, seed = p.cell.scale, p.cell.seed
+        fill_noise(added, p.plan.ldn, rows, p.H, scale, seed, step, first, index)
 
 
 @inlined

@@ -24,6 +24,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
+from fastbptt import _noise
 from fastbptt._uninterrupted import compiling
 from fastbptt.kernels._machine import target
 
@@ -40,15 +41,15 @@ def _digest(*parts):
 
 
 # Digest of everything that shapes machine code apart from a function's own bytecode: the sources
-# here, the vectors that they are compiled for, and the compiler.  A compiled function holds this
-# number in a closure, so it is compiled anew after an edit of any of these files, or if the same
-# CPU turns out, or is said, to have other vectors.
+# here, that of the noise's coefficients, the vectors that they are compiled for, and the compiler.
+# A compiled function holds this number in a closure, so it is compiled anew after an edit of any of
+# these files, or if the same CPU turns out, or is said, to have other vectors.
 SOURCE = int.from_bytes(
     _digest(
         repr((target(), numba.__version__, llvmlite.__version__)).encode(),
         *(
             part
-            for path in sorted(Path(__file__).parent.glob("*.py"))
+            for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(_noise.__file__))
             for part in (path.name.encode(), path.read_bytes())
         ),
     )[:7]

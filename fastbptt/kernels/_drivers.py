@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from typing import Any
 
 import numba
 import numpy as np
@@ -9,6 +10,7 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
+from fastbptt._noise import PAIR, Noise
 from fastbptt._uninterrupted import computed_once, without_notice
 from fastbptt.kernels import _compiling, _threads
 from fastbptt.kernels._activation import CODES, PLAIN
@@ -298,9 +300,14 @@ def whole_forward_task(p, given, start):
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
         v=pointer(v),
         v_t=p.B * p.H if len(v) > 1 else 0,
-        adds=noise.size > 0,
+        adds=noise.size > 0 or given.scale.size > 0,
         has_noise=noise.size > 0,
         noise=matrix(noise, noise.strides[0]),
+        draws=given.scale.size > 0,
+        scale=pointer(given.scale),
+        seed=given.seed,
+        first_step=given.first_step,
+        first_sequence=given.first_sequence,
     )
     return with_cell(p, cell)
 
@@ -403,6 +410,7 @@ _kept = threading.local()
 ALL = np.zeros((2, 0), np.int64)  # all sequences have T steps
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_SCALE = {dtype: np.zeros(0, dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
 NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 
@@ -442,7 +450,7 @@ def _alphas(leak, H, dtype):
 
 def forward(
     params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str,
-    leak: Leaking | None = None, noise: np.ndarray | None = None, v: np.ndarray | None = None,
+    leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
     T, B, _ = x.shape
@@ -454,8 +462,15 @@ def forward(
     dtype = h.dtype
     of = 0 if leak is None else LEAKS[leak[1]]
     v = NO_DX[dtype] if v is None else v if v.ndim == 3 else v[None]
+    drawn = NO_SCALE[dtype], 0, 0, 0
+    if isinstance(noise, Noise):
+        seed = noise.seed - (noise.seed >> 63 << 64)  # the same 64 bits, signed
+        scale = np.zeros(-(-h.shape[2] // PAIR) * PAIR, dtype)
+        scale[: h.shape[2]] = noise.scale
+        drawn = scale, seed, noise.first_step, noise.first_sequence
+        noise = None
     noise = NO_DX[dtype] if noise is None else _rows(noise)
-    cell = of, _alphas(leak, h.shape[2], dtype), v, noise
+    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, *drawn
     _run_forward(params, x, h, lengths, activation, cell)
 
 
@@ -480,8 +495,8 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     threads = claim.threads if claim else 1
     key = B, I, H, R, dtype, threads
     if cell is not None:
-        leak, alphas, v, noise = cell
-        key = *key, True, noise.size > 0
+        leak, alphas, v, noise, scale, seed, first_step, first_sequence = cell
+        key = *key, True, noise.size + scale.size > 0
     run, worker, plan, total = _prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
@@ -490,7 +505,10 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     if cell is None:
         task = run((x, W_x, W_h, b, h, by_length, activation, plan, work))
     else:
-        task = run((x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise))
+        task = run((
+            x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise, scale,
+            seed, first_step, first_sequence,
+        ))  # fmt: skip
     if claim:
         claim.use(worker, task)
     if total <= KEPT:
