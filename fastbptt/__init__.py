@@ -58,11 +58,12 @@ if TYPE_CHECKING:
     from fastbptt import plots as plots
     from fastbptt import tasks as tasks
     from fastbptt import testing as testing
+    from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
         "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks",
-        "testing",
+        "testing", "torch",
     )  # fmt: skip
 
     def __getattr__(name):

@@ -123,6 +123,52 @@ class RNN:
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
+    @classmethod
+    def from_torch(cls, source: Any, *, readout: str | None = None, **options: Any) -> "RNN":
+        """A model with the weights of one in PyTorch, copied.
+
+        Parameters
+        ----------
+        source : torch.nn.Module or mapping of str to (torch.Tensor or ndarray)
+            A :class:`torch.nn.RNN`, or a module or its ``state_dict()`` with one inside.
+        readout : str, optional
+            Name of the :class:`torch.nn.Linear` that reads states; not needed if there is one.
+            Without any the readout is the identity, and outputs are states.
+        **options
+            `activation`, `output`, `dropout`, `output_dropout`, `noise`, `leak` and `backend`, as
+            for :class:`RNN`; by default those that the module has.  A ``state_dict`` names none.
+
+        Returns
+        -------
+        RNN
+            Its bias is the sum of torch's two.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is not exactly one plain or leaky recurrent module, or no such readout, or
+            weights are neither float32 nor float64.
+        """
+        from fastbptt.torch import from_torch  # needs an extra
+
+        return from_torch(source, readout=readout, **options)
+
+    def to_torch(self) -> Any:
+        """This model as a module of PyTorch, with weights of its own.
+
+        Returns
+        -------
+        fastbptt.torch.Model
+            Called with x (N, T, I), and with `lengths` (N,) if not all steps count, it returns what
+            :meth:`predict` does.  Its ``rnn`` is a :class:`fastbptt.torch.RNN`, which is a
+            :class:`torch.nn.RNN`, or a :class:`fastbptt.torch.LeakyRNN` if the model leaks, is
+            noisy or has an activation that torch's module has not; its ``readout`` is a
+            :class:`torch.nn.Linear`.  :meth:`from_torch` gives the same model back, to the bit.
+        """
+        from fastbptt.torch import to_torch  # needs an extra
+
+        return to_torch(self)
+
     def _settle(self, config: dict[str, Any], network: Network) -> None:
         for name in _CONFIG:
             setattr(self, name, config[name])
