@@ -17,7 +17,9 @@ from fastbptt._extras import MissingExtraError, import_extra
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
 OPTIONAL = {
+    "jax": "jax",
     "matplotlib": "matplotlib",
+    "onnx": "onnx",
     "safetensors": "safetensors",
     "sklearn": "scikit-learn",
     "tqdm": "tqdm",
