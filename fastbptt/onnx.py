@@ -99,7 +99,9 @@ def _proto(model: RNN) -> Any:
         return name
 
     def node(op: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0] or outputs[1], **attributes))
+        nodes.append(
+            helper.make_node(op, inputs, outputs, name=outputs[0] or outputs[1], **attributes)
+        )
         return outputs[0] or outputs[1]
 
     # lengths (N,), T where less than 0
@@ -122,7 +124,9 @@ def _proto(model: RNN) -> Any:
         given = [
             constant(f"layers.{l}.W", np.stack([weights[name + "W_x"].T for name in names])),
             constant(f"layers.{l}.R", np.stack([weights[name + "W_h"].T for name in names])),
-            constant(f"layers.{l}.B", np.stack([_two_biases(weights[name + "b"]) for name in names])),
+            constant(
+                f"layers.{l}.B", np.stack([_two_biases(weights[name + "b"]) for name in names])
+            ),
         ]
         top = l == model.num_layers - 1 and model.output == "last"
         outputs = ("", f"layers.{l}.last") if top else (f"layers.{l}.h",)
@@ -285,7 +289,10 @@ def _model_of(proto: Any) -> RNN:
             }  # fmt: skip
             model = model_with(found.layers, found.readout, backend="numpy", **options)
             if any(
-                all(trial.agrees(model, v[out.name]) for trial, v in zip(trials, values, strict=True))
+                all(
+                    trial.agrees(model, v[out.name])
+                    for trial, v in zip(trials, values, strict=True)
+                )
                 for out in graph.output
             ):
                 return model_with(found.layers, found.readout, **options)
@@ -316,7 +323,9 @@ def _inputs(graph: Any) -> tuple[Any, Any]:
             (real if kind == "f" else whole).append(given)
     sizes = [len(a.type.tensor_type.shape.dim) for a in (*real, *whole)]
     if len(real) != 1 or sizes not in ([3], [3, 1]):
-        names = ", ".join(f"{a.name} with {n} axes" for a, n in zip(real + whole, sizes, strict=True))
+        names = ", ".join(
+            f"{a.name} with {n} axes" for a, n in zip(real + whole, sizes, strict=True)
+        )
         raise ValueError(
             f"its inputs are {names or 'none'}, expected sequences with 3 axes and, if at all, "
             "integer lengths with one"
@@ -425,7 +434,10 @@ def _activation(options: dict[str, Any], directions: int) -> str:
     names = {name.decode().lower() for name in options.get("activations", [b"Tanh"] * directions)}
     for ours, theirs in ACTIVATIONS.items():
         if names == {theirs.lower()}:
-            scaled = {*options.get("activation_alpha", [1.0]), *options.get("activation_beta", [0.0])}
+            scaled = {
+                *options.get("activation_alpha", [1.0]),
+                *options.get("activation_beta", [0.0]),
+            }
             if ours == "identity" and scaled != {0.0, 1.0}:
                 raise ValueError(f"an RNN has Affine with {scaled}, expected alpha 1 and beta 0")
             return ours
@@ -517,9 +529,7 @@ class _Operator(op_run.OpRun):
             },
             len(W),
         )
-        stack = Stack(
-            [*_split(W, R, B)], directions=len(W), activation=activation, backend="numpy"
-        )
+        stack = Stack([*_split(W, R, B)], directions=len(W), activation=activation, backend="numpy")
         passed = stack.forward(X, initial_h, lengths=lengths)
         (T, N, _), (D, H, _) = X.shape, R.shape
         Y = stack.outputs(passed).reshape(T, N, D, H).transpose(0, 2, 1, 3).copy()
