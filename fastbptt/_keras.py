@@ -3,6 +3,7 @@
 Keras keeps a layer's arrays as we do, inputs by rows, in the order of `Params`.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -54,10 +55,12 @@ def _items(source: Any) -> list[Any]:
     elif hasattr(source, "get_weights"):
         source = [source]
     if not isinstance(source, Iterable) or isinstance(source, (str, bytes, np.ndarray)):
-        raise TypeError(
-            f"layers is a {type(source).__name__}, expected {EXPECTED}, or their arrays"
-        )
-    return [*source]
+        kind = type(source).__name__
+        raise TypeError(f"layers is a {kind}, expected {EXPECTED}, or their arrays")
+    items = [*source]
+    if not items:
+        raise ValueError(f"layers is empty, expected {EXPECTED}, or their arrays")
+    return items
 
 
 def _sorted(
@@ -101,26 +104,32 @@ def _from_layers(items: list[Any]) -> RNN:
             f"layers has {', '.join(sorted(map(_kind, recurrent)))} of {', '.join(sorted(kinds))}, "
             f"expected {EXPECTED}, all in one direction or all in both"
         )
-    for layer, top in zip(recurrent, recurrent[1:], strict=False):
+    for layer, top in itertools.pairwise(recurrent):
         if not _directions(layer)[0].return_sequences:
             raise ValueError(f"{layer.name} below {top.name} has return_sequences=False")
-    activations = {single.activation.__name__ for single in each}
     if dense is not None and dense.activation.__name__ != "linear":
         raise ValueError(
             f"{dense.name} has the activation {dense.activation.__name__!r}, expected 'linear', as "
             "our readout has; get_weights() in place of the layers leaves the activation to you"
         )
-    name = activations.pop()
-    if activations or NAMES.get(name, name) not in ACTIVATIONS:
-        others = ", ".join(sorted({name, *activations}))
-        raise ValueError(f"the activation is {others}, expected one of {', '.join(ACTIVATIONS)}")
     arrays = [a for single in each for a in single.get_weights()]
     layers, readout = _sorted(arrays + ([] if dense is None else dense.get_weights()))
     return model_with(
-        layers, readout, directions=len(each) // len(recurrent),
-        activation=NAMES.get(name, name),
+        layers, readout, directions=len(each) // len(recurrent), activation=_activation(each),
         output="all" if _directions(recurrent[-1])[0].return_sequences else "last",
     )  # fmt: skip
+
+
+def _activation(layers: list[Any]) -> str:
+    """The activation that all have."""
+    theirs = sorted({layer.activation.__name__ for layer in layers})
+    ours = NAMES.get(theirs[0], theirs[0])
+    if len(theirs) > 1 or ours not in ACTIVATIONS:
+        raise ValueError(
+            f"the activation is {', '.join(theirs)}, expected one of {', '.join(ACTIVATIONS)} in "
+            "all layers"
+        )
+    return ours
 
 
 def _directions(layer: Any) -> list[Any]:

@@ -35,6 +35,8 @@ def model_with(
         As for :class:`fastbptt.RNN`.
     """
     dtype = layers[0].b.dtype
+    if len(layers) % directions:
+        raise ValueError(f"these are the weights of {len(layers)} layers, expected two for each")
     (I, H), wide = np.shape(layers[0].W_x), directions * len(layers[0].b)
     if readout is None:
         readout = np.eye(wide, dtype=dtype), np.zeros(wide, dtype)

@@ -27,12 +27,10 @@ __all__ = ["export", "load"]
 
 # Operators of 2021, which every runtime has.
 OPSET, IR_VERSION = 17, 8
-ACTIVATIONS = {
+ACTIVATIONS: dict[Any, str] = {
     "tanh": "Tanh",
     "relu": "Relu",
     "identity": "Affine",  # alpha z + beta
-    "sigmoid": "Sigmoid",
-    "softplus": "Softplus",
 }
 SAID = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
         "output", "dropout", "dtype", "backend")  # fmt: skip
@@ -42,9 +40,9 @@ DROPOUT = "fastbptt.dropout"
 def export(model: RNN, path: FilePath) -> None:
     """Write a model to an ONNX file.
 
-    What the file computes is what :meth:`fastbptt.RNN.predict` does: from an input ``x``, (N, T, I),
-    the output ``y``, (N, O), or (N, T, O) with zeros past a sequence's length.  The input
-    ``lengths``, (N,) int64, need not be given; all steps count then.
+    The file computes what :meth:`fastbptt.RNN.predict` does: from an input ``x``, (N, T, I), the
+    output ``y``, (N, O), or (N, T, O) with zeros past a sequence's length.  The input ``lengths``,
+    (N,) int64, need not be given; all steps count then.
 
     Parameters
     ----------
@@ -83,7 +81,10 @@ def export(model: RNN, path: FilePath) -> None:
     """
     if not isinstance(model, RNN):
         raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-    for name, value in changed_options(model, SAID).items():
+    options = changed_options(model, SAID)
+    if model.activation not in ACTIVATIONS:
+        options["activation"] = model.activation
+    for name, value in options.items():
         raise ValueError(f"the model has {name}={value!r}, which ONNX's RNN cannot say")
     _storage.replace(path, _proto(model).SerializeToString())
 
@@ -121,12 +122,12 @@ def _proto(model: RNN) -> Any:
     last, side_by_side = "", constant("side_by_side", np.array([0, 0, D * H]))
     for l in range(model.num_layers):
         names = [f"layers.{l}.{part}" for part in ("", "reverse.")[:D]]
+        W, R = (np.stack([weights[name + w].T for name in names]) for w in ("W_x", "W_h"))
+        b = np.stack([weights[name + "b"] for name in names])
+        # Two biases are added up.  With -0 added, b stays as it is, also where it is -0.
+        B = np.concatenate([b, np.full_like(b, -0.0)], axis=1)
         given = [
-            constant(f"layers.{l}.W", np.stack([weights[name + "W_x"].T for name in names])),
-            constant(f"layers.{l}.R", np.stack([weights[name + "W_h"].T for name in names])),
-            constant(
-                f"layers.{l}.B", np.stack([_two_biases(weights[name + "b"]) for name in names])
-            ),
+            constant(f"layers.{l}.{name}", a) for name, a in zip("WRB", (W, R, B), strict=True)
         ]
         top = l == model.num_layers - 1 and model.output == "last"
         outputs = ("", f"layers.{l}.last") if top else (f"layers.{l}.h",)
@@ -178,11 +179,6 @@ def _proto(model: RNN) -> Any:
     return proto
 
 
-def _two_biases(b: np.ndarray) -> np.ndarray:
-    """ONNX adds two biases, (2 H,).  With -0 added, b stays the same to the bit, also where it is -0."""
-    return np.concatenate([b, np.full_like(b, -0.0)])
-
-
 def load(path: FilePath) -> RNN:
     """Read a model from an ONNX file that :func:`export`, PyTorch or another library wrote.
 
@@ -219,8 +215,8 @@ def load(path: FilePath) -> RNN:
     >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
     >>> fastbptt.onnx.export(model, path)
     >>> again = fastbptt.onnx.load(path)
-    >>> again
-    RNN(2, 16, 1, num_layers=2, bidirectional=False, activation='tanh', output='last', dropout=0.5, dtype='float32', backend='numba')
+    >>> again.num_layers, again.dropout
+    (2, 0.5)
     >>> bool(np.all(again.network.vector == model.network.vector))
     True
     """
@@ -247,7 +243,7 @@ LINEAR = {
     "ReverseSequence", "ScatterElements", "Shape", "Slice", "Split", "Squeeze", "TopK", "Transpose",
     "Unsqueeze", "Where",
 }  # fmt: skip
-WRITTEN_OUT = {"Tanh": "tanh", "Relu": "relu", "Sigmoid": "sigmoid", "Softplus": "softplus"}
+WRITTEN_OUT = {theirs: ours for ours, theirs in ACTIVATIONS.items() if theirs != "Affine"}
 # Scales of the random sequences that a model is checked with: where f is all but linear, and less.
 SCALES = 0.1, 1.0, 3.0
 
@@ -423,7 +419,7 @@ def _of_operators(
     return _Weights(layers, (directions,), activation, readout)
 
 
-def _activation(options: dict[str, Any], directions: int) -> str:
+def _activation(options: dict[str, Any], directions: int) -> Any:
     """The activation of a node, of which everything else is checked too."""
     direction = options.get("direction", b"forward").decode()
     if direction == "reverse" or options.get("layout", 0) or options.get("clip"):
@@ -434,12 +430,11 @@ def _activation(options: dict[str, Any], directions: int) -> str:
     names = {name.decode().lower() for name in options.get("activations", [b"Tanh"] * directions)}
     for ours, theirs in ACTIVATIONS.items():
         if names == {theirs.lower()}:
-            scaled = {
-                *options.get("activation_alpha", [1.0]),
-                *options.get("activation_beta", [0.0]),
-            }
-            if ours == "identity" and scaled != {0.0, 1.0}:
-                raise ValueError(f"an RNN has Affine with {scaled}, expected alpha 1 and beta 0")
+            alpha, beta = options.get("activation_alpha"), options.get("activation_beta")
+            if ours == "identity" and ({*(alpha or [1.0])}, {*(beta or [0.0])}) != ({1.0}, {0.0}):
+                raise ValueError(
+                    f"an RNN has Affine with alpha {alpha} and beta {beta}, expected 1 and 0"
+                )
             return ours
     raise ValueError(
         f"an RNN has the activations {', '.join(sorted(names))}, expected one of "
@@ -524,8 +519,8 @@ class _Operator(op_run.OpRun):
         activation = _activation(
             {
                 "activations": [name.encode() for name in self.activations or ["Tanh"]],
-                "activation_alpha": self.activation_alpha or [1.0],
-                "activation_beta": self.activation_beta or [0.0],
+                "activation_alpha": self.activation_alpha,
+                "activation_beta": self.activation_beta,
             },
             len(W),
         )
