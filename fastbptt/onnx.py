@@ -244,6 +244,10 @@ LINEAR = {
     "Unsqueeze", "Where",
 }  # fmt: skip
 WRITTEN_OUT = {theirs: ours for ours, theirs in ACTIVATIONS.items() if theirs != "Affine"}
+EXPECTED = (
+    "recurrent layers, each of which reads the states of the one below, and at most one linear "
+    "readout without an activation"
+)
 # Scales of the random sequences that a model is checked with: where f is all but linear, and less.
 SCALES = 0.1, 1.0, 3.0
 
@@ -268,6 +272,7 @@ class _Product(NamedTuple):
 def _model_of(proto: Any) -> RNN:
     graph = proto.graph
     x, lengths = _inputs(graph)
+    _check_operators(graph)
     evaluator = reference.ReferenceEvaluator(proto, new_ops=[_Operator])
     failure = None
     for time_major in False, True:
@@ -368,6 +373,20 @@ class _Trial:
         return False
 
 
+def _check_operators(graph: Any) -> None:
+    operators = {node.op_type for node in graph.node}
+    unknown = operators - LINEAR - (set() if "RNN" in operators else {*WRITTEN_OUT})
+    if unknown:
+        raise ValueError(f"it has {', '.join(sorted(unknown))}, expected {EXPECTED}")
+    for node in graph.node:
+        if node.op_type == "RNN":
+            _activation(_options(node))
+
+
+def _options(node: Any) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
 def _varying(graph: Any, inputs: list[str]) -> set[str]:
     """Names of all that depends on the inputs."""
     found = set(inputs)
@@ -379,20 +398,13 @@ def _varying(graph: Any, inputs: list[str]) -> set[str]:
 
 def _weights(graph: Any, values: dict[str, np.ndarray], varying: set[str]) -> _Weights:
     """What multiplies the sequences, the states and, in the end, what is read out."""
-    operators = {node.op_type for node in graph.node}
     products = [*_products(graph, values, varying)]
-    if "RNN" in operators:
-        unknown = operators - LINEAR
+    if any(node.op_type == "RNN" for node in graph.node):
         found = _of_operators(graph, values, varying, products)
     else:
-        unknown = operators - LINEAR - {*WRITTEN_OUT}
-        found = None if unknown else _of_steps(graph, products)
-    if unknown or found is None:
-        others = f", found {', '.join(sorted(unknown))}" if unknown else ""
-        raise ValueError(
-            "expected recurrent layers, each of which reads the states of the one below, and at "
-            f"most one linear readout without an activation{others}"
-        )
+        found = _of_steps(graph, products)
+    if found is None:
+        raise ValueError(f"it has other layers or readouts, expected {EXPECTED}")
     return found
 
 
@@ -409,8 +421,7 @@ def _of_operators(
             raise ValueError(f"the weights of {node.name or node.op_type} depend on the inputs")
         if initial and np.any(values[initial]):
             raise ValueError("it has initial states other than zero, expected none")
-        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        kinds.add((_activation(options, len(values[W])), len(values[W])))
+        kinds.add((_activation(_options(node)), len(values[W])))
         layers += _split(values[W], values[R], values.get(B) if B else None)
     if len(kinds) != 1 or len(products) > 1:
         return None
@@ -419,7 +430,7 @@ def _of_operators(
     return _Weights(layers, (directions,), activation, readout)
 
 
-def _activation(options: dict[str, Any], directions: int) -> Any:
+def _activation(options: dict[str, Any]) -> Any:
     """The activation of a node, of which everything else is checked too."""
     direction = options.get("direction", b"forward").decode()
     if direction == "reverse" or options.get("layout", 0) or options.get("clip"):
@@ -427,14 +438,14 @@ def _activation(options: dict[str, Any], directions: int) -> Any:
             f"an RNN has direction {direction!r}, layout {options.get('layout', 0)} and clip "
             f"{options.get('clip')}, expected 'forward' or 'bidirectional', 0 and none"
         )
-    names = {name.decode().lower() for name in options.get("activations", [b"Tanh"] * directions)}
+    names = {name.decode().lower() for name in options.get("activations", [b"Tanh"])}
     for ours, theirs in ACTIVATIONS.items():
         if names == {theirs.lower()}:
-            alpha, beta = options.get("activation_alpha"), options.get("activation_beta")
-            if ours == "identity" and ({*(alpha or [1.0])}, {*(beta or [0.0])}) != ({1.0}, {0.0}):
-                raise ValueError(
-                    f"an RNN has Affine with alpha {alpha} and beta {beta}, expected 1 and 0"
-                )
+            alpha = options.get("activation_alpha") or [1.0]
+            beta = options.get("activation_beta") or [0.0]
+            if ours == "identity" and ({*alpha}, {*beta}) != ({1.0}, {0.0}):
+                found = f"alpha {alpha[0]} and beta {beta[0]}"
+                raise ValueError(f"an RNN has Affine with {found}, expected 1 and 0")
             return ours
     raise ValueError(
         f"an RNN has the activations {', '.join(sorted(names))}, expected one of "
@@ -490,8 +501,7 @@ def _products(graph: Any, values: dict[str, np.ndarray], varying: set[str]) -> I
         W = values[node.input[1]]
         if node.input[1] in varying or W.ndim != 2:
             raise ValueError(f"{node.name or node.op_type} multiplies with no constant matrix")
-        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        W = W.T if options.get("transB") else W
+        W = W.T if _options(node).get("transB") else W
         bias = node.input[2] if len(node.input) > 2 else _added(graph, node.output[0])
         b = np.zeros(W.shape[1], W.dtype)
         if bias and bias not in varying:
@@ -521,8 +531,7 @@ class _Operator(op_run.OpRun):
                 "activations": [name.encode() for name in self.activations or ["Tanh"]],
                 "activation_alpha": self.activation_alpha,
                 "activation_beta": self.activation_beta,
-            },
-            len(W),
+            }
         )
         stack = Stack([*_split(W, R, B)], directions=len(W), activation=activation, backend="numpy")
         passed = stack.forward(X, initial_h, lengths=lengths)
