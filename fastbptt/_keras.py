@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbptt._weights import model_with
+from fastbptt._exchange import model_with
 from fastbptt.model import RNN
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import Params

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbptt import _checks
-from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes
+from fastbptt._stack import Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
 from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
 
@@ -105,20 +105,22 @@ class Network:
         activation: Activation,
         output: str,
         dropout: float,
+        output_dropout: float,
         dtype: str,
         backend: Backend,
         *,
         vector: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self.output, self.backend = output, backend
+        self.output, self.backend, self._output_dropout = output, backend, output_dropout
         shapes = weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional)
         self._shapes = dict(shapes)
         self.vector = self._empty(np.dtype(dtype)) if vector is None else vector
         self._weights = Weights(self.vector, self._shapes)
         self.stack = Stack(
             self._weights.layers, directions=1 + bidirectional, activation=activation,
-            dropout=dropout, backend=backend,
+            dropout=dropout, output_dropout=output_dropout if output == "all" else 0.0,
+            backend=backend,
         )  # fmt: skip
         if rng is not None:
             self._draw(rng)
@@ -153,8 +155,6 @@ class Network:
         x: np.ndarray,
         lengths: np.ndarray | None = None,
         state: States | None = None,
-        rng: np.random.Generator | None = None,
-        starts: list[Start] | None = None,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Outputs and last states, in windows of time so that few states are kept.
 
@@ -164,6 +164,32 @@ class Network:
         lengths : ndarray of int64, (B,), optional
         state : sequence of ndarray, (B, H), optional
             Initial states, for each layer and direction; zero by default.
+
+        Returns
+        -------
+        y : ndarray, (B, O) or (T, B, O)
+        state : list of ndarray, (B, H)
+            Last states.
+        """
+        ys, after = self.run(x, lengths, state)
+        if self.output == "all":
+            return np.concatenate(ys), after
+        return self._read(self._last(after)[0]), after
+
+    def run(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None = None,
+        state: States | None = None,
+        rng: np.random.Generator | None = None,
+        starts: list[Start] | None = None,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Go through all steps in windows of time; for output "all", read out what they give.
+
+        Parameters
+        ----------
+        x, lengths, state
+            As for :meth:`outputs`.
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
         starts : list, optional
@@ -171,7 +197,8 @@ class Network:
 
         Returns
         -------
-        y : ndarray, (B, O) or (T, B, O)
+        ys : list of ndarray, (n, B, O)
+            The outputs of each window; none for output "last".
         state : list of ndarray, (B, H)
             Last states.
         """
@@ -183,9 +210,10 @@ class Network:
         for passed in forward_windows(
             self.stack, x, state, lengths=lengths, rng=rng, steps=max(steps, 1), starts=starts
         ):
-            ys.append(self._read(self._top(passed)))
+            if self.output == "all":
+                ys.append(self._read(self.stack.outputs(passed)))
             after = passed.last
-        return (np.concatenate(ys) if self.output == "all" else ys[-1]), after
+        return ys, after
 
     def loss_and_gradient(
         self,
@@ -194,9 +222,11 @@ class Network:
         lengths: np.ndarray | None,
         loss: Callable[..., Any],
         *,
+        weight: np.ndarray | None = None,
         state: States | None = None,
         rng: np.random.Generator | None = None,
         checkpointed: bool = False,
+        activity_l2: float = 0.0,
         out: Weights | None = None,
     ) -> tuple[float, np.ndarray, list[np.ndarray]]:
         """A minibatch's loss and its gradient.
@@ -204,20 +234,27 @@ class Network:
         Parameters
         ----------
         x, lengths, state, rng
-            As for :meth:`outputs`.
+            As for :meth:`run`.
         target : ndarray
             As the loss takes it beside y.
         loss : callable
-            ``loss(y, target, mask) -> (value, dy)``, see :mod:`fastbptt.losses`.
+            ``loss(y, target, mask) -> (value, dy)``, see :mod:`fastbptt.losses`; with `weight` this
+            is given, too.
+        weight : ndarray, optional
+            Of rows or elements of y; what it has past a sequence's length does not count.
         checkpointed : bool
             Keep the states of about sqrt(T) steps only, see :mod:`fastbptt.checkpointed`.  In one
             direction only.
+        activity_l2 : float, default 0.0
+            The gradient is that of the loss and this times the mean of h² over the steps that
+            count and the units of all layers and directions.
         out : Weights, optional
             :meth:`new_gradient`'s, to fill; its vector is returned.
 
         Returns
         -------
         value : float
+            Of the loss alone.
         gradient : ndarray, (P,)
             In the order of :attr:`vector`.
         state : list of ndarray, (B, H)
@@ -228,17 +265,26 @@ class Network:
             mask = np.arange(len(x))[:, None] < lengths
         gradient = self.new_gradient() if out is None else out
         dreadout = gradient.W_y, gradient.b_y
+        dstates = 0.0
+        if activity_l2:
+            steps = x.shape[0] * x.shape[1] if lengths is None else int(lengths.sum())
+            units = len(self.stack.layers) * self.stack.hidden_size
+            dstates = 2 * activity_l2 / max(steps * units, 1)
+        given = (target, mask) if weight is None else (target, mask, weight)
         if not checkpointed:
             passed = self.stack.forward(x, state, lengths=lengths, rng=rng)
-            top = self._top(passed)
-            value, dy = loss(self._read(top), target, mask)
-            ends = self._ends(self._read_backward(top, dy, dreadout))
-            self.stack.backward(passed, *ends, need_dx=False, out=gradient.layers)
-            return value, gradient.vector, passed.last
+            last, kept = passed.last, None
+            if self.output == "all":
+                top = self.stack.outputs(passed)
+            else:
+                top, kept = self._last(last, rng)
+            value, dy = loss(self._read(top), *given)
+            ends = self._ends(self._read_backward(top, dy, dreadout, kept))
+            self.stack.backward(passed, *ends, dstates=dstates, need_dx=False, out=gradient.layers)
+            return value, gradient.vector, last
 
         starts: list[Start] = []
-        y, last = self.outputs(x, lengths, state, rng, starts)
-        value, dy = loss(y, target, mask)
+        ys, last = self.run(x, lengths, state, rng, starts)
 
         def of_window(t: int, h: np.ndarray) -> np.ndarray:
             parts = [np.empty_like(a) for a in dreadout]
@@ -249,22 +295,31 @@ class Network:
 
         doutputs = dlast = None
         if self.output == "all":
+            value, dy = loss(np.concatenate(ys), *given)
             gradient.vector[...] = 0
             doutputs = of_window
         else:
-            _, dlast = self._ends(self._read_backward(last[-1], dy, dreadout))
+            top, kept = self._last(last, rng)
+            value, dy = loss(self._read(top), *given)
+            _, dlast = self._ends(self._read_backward(top, dy, dreadout, kept))
         backward_windows(
             self.stack, x, starts, doutputs, dlast, lengths=lengths, steps=window_size(len(x)),
-            need_dx=False, out=gradient.layers,
+            dstates=dstates, need_dx=False, out=gradient.layers,
         )  # fmt: skip
         return value, gradient.vector, last
 
-    def _top(self, passed: Pass) -> np.ndarray:
-        """What the readout reads, (B, D H) or (T, B, D H)."""
-        if self.output == "all":
-            return self.stack.outputs(passed)
-        last = [h[-1] for h in passed.h[-self.stack.directions :]]
-        return last[0] if len(last) == 1 else np.concatenate(last, axis=1)
+    def _last(
+        self, states: Sequence[np.ndarray], rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the readout reads of last states, (B, D H), and what dropout multiplied it by."""
+        top = states[-1]
+        if self.stack.directions == 2:
+            top = np.concatenate(states[-2:], axis=1)
+        if rng is None or not self._output_dropout:
+            return top, None
+        kept = rng.random(top.shape, np.float32) >= self._output_dropout
+        mask = scaled(kept, self._output_dropout, top.dtype)
+        return top * mask, mask
 
     def _ends(self, dtop: np.ndarray) -> tuple[np.ndarray | None, list[np.ndarray | None] | None]:
         """The gradient of what the readout reads, as the stack takes it: doutputs and dlast."""
@@ -278,13 +333,22 @@ class Network:
         return readout(self._weights.W_y, self._weights.b_y, top, backend=self.backend)
 
     def _read_backward(
-        self, top: np.ndarray, dy: np.ndarray, out: Sequence[np.ndarray]
+        self,
+        top: np.ndarray,
+        dy: np.ndarray,
+        out: Sequence[np.ndarray],
+        mask: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Fill the gradients of the readout's weights; return that of what it reads."""
+        """Fill the gradients of the readout's weights; return that of what it reads.
+
+        `mask` is what dropout multiplied this by, if not the stack did it.
+        """
         W_y, dtop = self._weights.W_y, np.empty(top.shape, top.dtype)
         H, O = W_y.shape
         # A loss may be a user's own; the rest was checked when it was read.
         _checks.array("dy", dy, top.dtype, (*top.shape[:-1], O), "(..., O), as y has", "y")
         run = find_backend(self.backend).readout_backward
         run(W_y, top.reshape(-1, H), dy.reshape(-1, O), *out, dtop.reshape(-1, H))
+        if mask is not None:
+            dtop *= mask
         return dtop

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastbptt import _checks
-from fastbptt.losses import Loss, takes_classes
+from fastbptt._criterion import Criterion
 
 
 class Sequences:
@@ -50,6 +50,16 @@ class Sequences:
         T = (self.lengths if self._alike else self.lengths[index]).max(initial=0)
         at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
         return self.steps.take(at, axis=0, mode="clip")
+
+    def counted(self) -> np.ndarray:
+        """The steps that count, (R, ...), sequence after sequence."""
+        before = np.cumsum(self.lengths) - self.lengths
+        at = np.repeat(self.starts - before, self.lengths) + np.arange(self.lengths.sum())
+        return self.steps[at]
+
+    def part(self, index: slice) -> Sequences:
+        """Some of the sequences; they share the memory of their steps."""
+        return Sequences(self.steps, self.starts[index], self.lengths[index], self.padded)
 
     def lengths_of(self, index: np.ndarray) -> np.ndarray | None:
         """Lengths of some sequences, (B,), or None if all are equal."""
@@ -99,7 +109,7 @@ def inputs(
 
 
 def targets(
-    y: Any, x: Sequences, output: str, size: int, loss: Loss, dtype: DTypeLike
+    y: Any, x: Sequences, output: str, size: int, loss: Criterion, dtype: DTypeLike
 ) -> np.ndarray | Sequences:
     """What a model's outputs are compared with.
 
@@ -108,13 +118,13 @@ def targets(
     y : array_like
         For output "last" (N, O), or (N,) if O is 1.  For "all" (N, T, O), (N, T) if O is 1, or a
         list of (T_i, O) or (T_i,) arrays.  For a loss that takes classes, also integers without
-        the axis O.
+        the axis O; one that does not say so takes them if O is above 1.
     x : Sequences
         The inputs.
     output : {"last", "all"}
     size : int
         O.
-    loss : callable
+    loss : Criterion
     dtype : numpy.dtype
 
     Returns
@@ -123,7 +133,9 @@ def targets(
         Indexed by the sequences of a minibatch, it gives (B, O) or (T, B, O); classes have no axis
         O.
     """
-    N, of_steps, or_classes = len(x), output == "all", takes_classes(loss)
+    N, of_steps, or_classes = len(x), output == "all", loss.takes_classes
+    if or_classes is None:
+        or_classes = size > 1
     if of_steps and isinstance(y, (list, tuple)):
         y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
         classes = or_classes and all(
@@ -132,11 +144,7 @@ def targets(
         for a in y if classes else ():
             _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
-        if not np.array_equal(found.lengths, x.lengths):
-            raise ValueError(
-                f"y has sequences of lengths {_some(found.lengths)}, expected x's "
-                f"{_some(x.lengths)}"
-            )
+        check_same_lengths("y", found.lengths, x)
         return found
     y = real("y", y)
     given, axes = y.shape, 2 if of_steps else 1
@@ -155,14 +163,28 @@ def targets(
         if classes:
             _check_int64(y, size)
         return y.astype(dtype, copy=False)
-    longest = x.lengths.max(initial=0)
-    if x.padded is not None and y.shape[1] != x.padded:
-        raise ValueError(f"y has shape {given}, expected T = {x.padded}, as in x")
-    if y.shape[1] < longest:
-        raise ValueError(f"y has shape {given}, expected T of at least {longest}, x's longest")
+    check_steps("y", given, x)
     if classes:
         _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
     return _from_padded(y, x.lengths, dtype)
+
+
+def check_same_lengths(name: str, lengths: ArrayLike, x: Sequences) -> None:
+    """Check that a list's arrays are as long as the inputs."""
+    found = np.asarray(lengths, np.int64)
+    if not np.array_equal(found, x.lengths):
+        raise ValueError(
+            f"{name} has sequences of lengths {_some(found)}, expected x's {_some(x.lengths)}"
+        )
+
+
+def check_steps(name: str, shape: tuple[int, ...], x: Sequences) -> None:
+    """Check T of an array (N, T, ...) that goes with the inputs."""
+    longest = x.lengths.max(initial=0)
+    if x.padded is not None and shape[1] != x.padded:
+        raise ValueError(f"{name} has shape {shape}, expected T = {x.padded}, as in x")
+    if shape[1] < longest:
+        raise ValueError(f"{name} has shape {shape}, expected T of at least {longest}, x's longest")
 
 
 def _check_int64(classes: np.ndarray, size: int) -> None:

@@ -33,7 +33,7 @@ class Pass(NamedTuple):
     h : list of ndarray, (T + 1, B, H)
         States.
     masks : list of (ndarray, (T, B, D H), or None)
-        What dropout multiplied each layer's inputs by.
+        What dropout multiplied each layer's inputs by; and then the outputs, if it did.
     """
 
     lengths: np.ndarray | None
@@ -75,6 +75,8 @@ class Stack:
         As for :func:`fastbptt.forward`.
     dropout : float, default 0.0
         Share of the states between two layers that are replaced by zero.
+    output_dropout : float, default 0.0
+        The same of the outputs.
     """
 
     layers: Sequence[Params]
@@ -83,6 +85,7 @@ class Stack:
     hidden_size: int
     activation: Activation
     dropout: float
+    output_dropout: float
     backend: Backend
 
     def __init__(
@@ -92,9 +95,11 @@ class Stack:
         directions: int = 1,
         activation: Activation = "tanh",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         backend: Backend = "numba",
     ) -> None:
-        self.layers, self.directions, self.dropout = layers, directions, dropout
+        self.layers, self.directions = layers, directions
+        self.dropout, self.output_dropout = dropout, output_dropout
         self.activation, self.backend = activation, backend
         self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
 
@@ -131,8 +136,8 @@ class Stack:
         passed, drawn = Pass(lengths, [], [], []), self._draw(x, rng)
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
-            if drawn is not None and l > 0:
-                mask = drawn[:, l - 1].astype(x.dtype) * (1 / (1 - self.dropout))
+            if self.dropout and drawn is not None and l > 0:
+                mask = scaled(drawn[:, l - 1], self.dropout, x.dtype)
                 below = below * mask
             passed.masks.append(mask)
             for d in range(D):
@@ -144,14 +149,20 @@ class Stack:
                     out=None if over is None else over[i][: T + 1],
                 )  # fmt: skip
                 passed.h.append(h)
+        if self.output_dropout and drawn is not None:
+            passed.masks.append(scaled(drawn[:, -1], self.output_dropout, x.dtype))
         return passed
 
     def outputs(self, passed: Pass) -> np.ndarray:
-        """The top layer's states after every step, (T, B, D H), of both directions side by side."""
+        """The top layer's states after every step, (T, B, D H), of both directions side by side.
+
+        They are as dropout leaves them.
+        """
         h = passed.h[-self.directions :]
-        if self.directions == 1:
-            return h[0][1:]
-        return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+        found = h[0][1:]
+        if self.directions == 2:
+            found = np.concatenate([found, reverse(h[1][1:], passed.lengths)], axis=2)
+        return found * passed.masks[-1] if len(passed.masks) > self.num_layers else found
 
     def backward(
         self,
@@ -159,6 +170,7 @@ class Stack:
         doutputs: np.ndarray | None = None,
         dlast: SomeStates | None = None,
         *,
+        dstates: float = 0.0,
         need_dx: bool = True,
         out: Sequence[Params] | None = None,
     ) -> StackGradients:
@@ -172,6 +184,8 @@ class Stack:
             The loss's gradient at :meth:`outputs`; zero by default.
         dlast : ndarray, (L D, B, H), or sequence of (ndarray, (B, H), or None), optional
             The loss's gradient at the last states, for each layer and direction; zero by default.
+        dstates : float, default 0.0
+            Times the state after each step, of every layer and direction, a gradient at that state.
         need_dx : bool, default True
             False leaves out the gradient of the inputs and its cost.
         out : sequence of Params, optional
@@ -187,7 +201,9 @@ class Stack:
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
         above = doutputs
-        if dlast is not None and doutputs is not None:
+        if doutputs is not None and len(passed.masks) > self.num_layers:
+            above = doutputs * passed.masks[-1]
+        elif dlast is not None and doutputs is not None:
             above = doutputs.copy()  # it is added to
         for l in reversed(range(self.num_layers)):
             below = None
@@ -197,6 +213,9 @@ class Stack:
                 dh = None if above is None else above[..., d * H : (d + 1) * H]
                 if dh is not None and d == 1:
                     dh = reverse(dh, lengths)
+                if dstates:
+                    added = passed.h[i][1:] * dstates
+                    dh = added if dh is None else np.add(added, dh, out=added)
                 if dh is None or len(dh) == 0:
                     dh = np.zeros_like(dh0[i]) if last is None else last
                 elif last is not None:
@@ -230,12 +249,18 @@ class Stack:
                 _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
-        """What dropout keeps, (T, L - 1, B, D H), or None if it keeps all."""
-        if rng is None or self.dropout == 0:
+        """What dropout keeps between layers and of the outputs, or None if it keeps all.
+
+        (T, L - 1, B, D H) if the outputs are kept, (T, 1, B, D H) if all between is, else
+        (T, L, B, D H).
+        """
+        if rng is None or not (self.dropout or self.output_dropout):
             return None
+        shares = [self.dropout] * (self.num_layers - 1) if self.dropout else []
+        shares += [self.output_dropout] if self.output_dropout else []
         # Step by step, so that window by window the same is drawn as at once.
-        shape = len(x), self.num_layers - 1, x.shape[1], self.directions * self.hidden_size
-        return rng.random(shape, np.float32) >= self.dropout
+        shape = len(x), len(shares), x.shape[1], self.directions * self.hidden_size
+        return rng.random(shape, np.float32) >= np.array(shares, np.float32)[:, None, None]
 
 
 def layer_shapes(
@@ -258,6 +283,11 @@ def as_layers(arrays: Iterable[np.ndarray]) -> list[Params]:
     """The arrays that :func:`layer_shapes` names, layer by layer."""
     each = iter(arrays)
     return [Params(*of_layer) for of_layer in zip(each, each, each, strict=True)]
+
+
+def scaled(kept: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
+    """What dropout multiplies by: 0, or for what it keeps 1 / (1 - share)."""
+    return kept.astype(dtype) * (1 / (1 - share))
 
 
 def reverse(a: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save as serialized
 
-from fastbptt._extras import import_extra
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -34,8 +35,9 @@ FilePath = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
-# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
-VERSION = 2
+# Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
+# and settings had other names.  Models alone are still 1.
+VERSION = 3
 BEST = "best weights"
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
@@ -145,8 +147,7 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
         "model": json.dumps(model.config()),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
-    write = import_extra("safetensors.numpy", "train", "a checkpoint").save
-    replace(path, write({**tensors, **model.parameters()}, metadata))
+    replace(path, serialized({**tensors, **model.parameters()}, metadata))
 
 
 # Reading
@@ -154,7 +155,6 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
 
 def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     """The model, the tensors beside its weights, a training run's progress, and the version."""
-    safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
         found = dict(safetensors.deserialize(content))
@@ -167,23 +167,26 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
         config = check_config(**given)
-        if json.dumps(given, sort_keys=True) != json.dumps(config, sort_keys=True):
+        found_config = {name: config[name] for name in given}  # earlier files have fewer names
+        if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {error}") from error
 
     # One by one, up to the first that is missing: only then does memory follow the sizes given.
     dtype = config["dtype"]
-    weights = [
-        _taken(path, found, name, shape, dtype).ravel() for name, shape in weight_shapes(**config)
-    ]
+    shapes, weights = {}, []
+    for name, shape in weight_shapes(**config):
+        shapes[name] = shape
+        weights.append(_taken(path, found, name, shape, dtype).ravel())
     vector = np.concatenate(weights)
     tensors = {}
     for name in [*found]:
         if name == OPTIMIZER + "steps":
             tensors[name] = _taken(path, found, name, (), "int64")
         elif name == BEST or name.startswith(OPTIMIZER):
-            tensors[name] = _taken(path, found, name, vector.shape, dtype)
+            of = name.removeprefix(OPTIMIZER).partition(".")[2]  # one of the weights, or all
+            tensors[name] = _taken(path, found, name, shapes.get(of, vector.shape), dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
     return model_of(config, vector), tensors, progress, version

@@ -193,6 +193,7 @@ def backward_windows(
     *,
     lengths: np.ndarray | None = None,
     steps: int,
+    dstates: float = 0.0,
     need_dx: bool = True,
     out: Sequence[Params] | None = None,
 ) -> StackGradients:
@@ -207,7 +208,7 @@ def backward_windows(
     doutputs : callable, optional
         ``doutputs(t, h)``, the gradient at a window's outputs h (n, B, H), which follow the steps t
         to t + n - 1, counted from 0.
-    dlast, need_dx, out
+    dlast, dstates, need_dx, out
         As for :meth:`fastbptt._stack.Stack.backward`.
 
     Returns
@@ -222,7 +223,9 @@ def backward_windows(
         passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
         here = None if doutputs is None else doutputs(t, stack.outputs(passed))
         fill = out if total is None else part
-        dlayers, dx, dh0 = stack.backward(passed, here, dlast, need_dx=need_dx, out=fill)
+        dlayers, dx, dh0 = stack.backward(
+            passed, here, dlast, dstates=dstates, need_dx=need_dx, out=fill
+        )
         dlast = dh0  # a window's initial states are the last ones of that before it
         dxs.append(dx)
         if total is None:

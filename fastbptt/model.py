@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._criterion import Criterion
+from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._sequences import Sequences
-from fastbptt.losses import LOSSES, reduction
+from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
 
@@ -40,7 +42,9 @@ class RNN:
         of each once it has read the whole sequence), or every step's, many to many.
     dropout : float, default 0.0
         Share of the states between two layers that training replaces by zero, drawn anew for each
-        step.
+        step; the others are divided by 1 - dropout.
+    output_dropout : float, default 0.0
+        The same for what is read out: the states of the last layer.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
@@ -76,10 +80,12 @@ class RNN:
     activation: str
     output: str
     dropout: float
+    output_dropout: float
     dtype: str
     backend: str
     network: Network
 
+    @with_our_names
     def __init__(
         self,
         input_size: int,
@@ -91,13 +97,14 @@ class RNN:
         activation: str = "tanh",
         output: str = "last",
         dropout: float = 0.0,
+        output_dropout: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend,
+            dropout, dtype, backend, output_dropout,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -181,6 +188,7 @@ class RNN:
         y: npt.ArrayLike,
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
     ) -> float:
         """The loss over a data set.
 
@@ -190,36 +198,45 @@ class RNN:
             As for :meth:`predict`.
         y : array_like or list of array_like
             What the outputs are compared with: (N, O) for output "last", (N, T, O) or a list of
-            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy" integer
-            classes may stand in place of the axis O.
+            (T_i, O) for "all"; if O is 1, that axis may be left out.  For "cross_entropy", or for a
+            function of your own if O is above 1, integer classes may stand in place of the axis O.
         loss : str or callable, default "mse"
-            One of :data:`fastbptt.losses.LOSSES`, or a function like those.  Its value is taken to
-            be a mean over rows, or their sum if it has an attribute ``reduction`` that is "sum", as
-            :func:`fastbptt.losses.ssr` has; if it has an attribute ``takes_classes`` that is true,
-            it is given integer classes, as :func:`fastbptt.losses.cross_entropy` is.  What
-            :func:`functools.wraps` or :class:`functools.partial` makes of a function has that
-            function's attributes, unless it has its own.
+            As for :func:`fastbptt.fit`.
+        sample_weight : array_like or list of array_like, optional
+            What each sequence, step or element counts, as for :func:`fastbptt.fit`.
 
         Returns
         -------
         float
+            The mean over all rows, however many are computed together.
         """
-        loss = find_loss(loss)
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        return self.evaluate_sequences(data, target, loss)
+        criterion = Criterion(loss)
+        return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
-    def evaluate_sequences(
-        self, x: Sequences, y: Sequences | np.ndarray, loss: Callable[..., Any]
-    ) -> float:
-        """:meth:`evaluate` for what :mod:`fastbptt._sequences` made of the data."""
-        mean = Mean(loss)
+    def read(
+        self,
+        x: Any,
+        y: Any,
+        lengths: Any,
+        loss: Criterion,
+        sample_weight: Any = None,
+    ) -> Data:
+        """A data set, checked and converted."""
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        return Data(x, y, read_weights(sample_weight, x, y, self.output_size, loss))
+
+    def evaluate_data(self, data: Data, loss: Criterion) -> float:
+        """:meth:`evaluate` for what :meth:`read` made of the data."""
+        mean, (x, y, weight) = Mean(loss), data
         for index, its_y, _ in self._outputs(x, None):
-            mask = None
+            mask, lengths, rows = None, None, len(index)
             if self.output == "all":
-                mask = np.arange(len(its_y))[:, np.newaxis] < x.lengths[index]
-            value, _ = loss(its_y, y[index], mask)
-            mean.add(value, len(index) if mask is None else int(mask.sum()))
+                lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
+                mask = np.arange(len(its_y))[:, np.newaxis] < lengths
+            its_weight = None if weight is None else weight[index]
+            value, _ = loss.compute(its_y, y[index], mask, its_weight)
+            mean.add(value, total_weight(rows, lengths, its_weight))
         return mean.value
 
     def loss_and_grads(
@@ -229,6 +246,7 @@ class RNN:
         lengths: npt.ArrayLike | None = None,
         loss: str | Callable[..., Any] = "mse",
         *,
+        sample_weight: npt.ArrayLike | None = None,
         state: npt.ArrayLike | None = None,
         rng: np.random.Generator | None = None,
         checkpointed: bool = False,
@@ -237,7 +255,7 @@ class RNN:
 
         Parameters
         ----------
-        x, y, lengths, loss
+        x, y, lengths, loss, sample_weight
             As for :meth:`evaluate`.
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
@@ -253,17 +271,16 @@ class RNN:
         grads : dict of str to ndarray
             With the names and shapes of :meth:`parameters`.
         """
-        loss = find_loss(loss)
+        criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        shape = self.num_layers, len(data), self.hidden_size
-        before = self._check_state(state, checkpointed, shape)
-        index, gradient = np.arange(len(data)), self.network.new_gradient()
+        data = self.read(x, y, lengths, criterion, sample_weight)
+        minibatch, count = data.minibatch(np.arange(len(data.x))), len(data.x)
+        before = self._check_state(state, checkpointed, (self.num_layers, count, self.hidden_size))
+        gradient = self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), loss,
-            state=before, rng=rng, checkpointed=checkpointed, out=gradient,
+            minibatch.x, minibatch.y, minibatch.lengths, criterion.compute,
+            weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
 
@@ -389,7 +406,7 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "dtype", "backend")  # fmt: skip
 
 
 def check_config(
@@ -403,6 +420,7 @@ def check_config(
     dropout: Any,
     dtype: Any,
     backend: Any,
+    output_dropout: Any = 0.0,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -414,18 +432,24 @@ def check_config(
     output = _checks.one_of("output", output, OUTPUTS)
     backend = _checks.one_of("backend", backend, BACKENDS)
     dtype = _checks.float_dtype("dtype", dtype).name
-    if not isinstance(dropout, numbers.Real):
-        raise TypeError(f"dropout is {dropout!r}, expected a number")
-    share = float(dropout)
-    if not 0 <= share < 1:
-        raise ValueError(f"dropout is {dropout}, expected at least 0 and less than 1")
+    share, of_outputs = _share("dropout", dropout), _share("output_dropout", output_dropout)
     if share and num_layers == 1:
         raise ValueError(
-            f"dropout is {dropout} with one layer, expected 0: it acts between two layers"
+            f"dropout is {dropout} with one layer, expected 0: it acts between two layers, "
+            "output_dropout before the readout"
         )
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, dtype, backend)  # fmt: skip
+              share, of_outputs, dtype, backend)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
+
+
+def _share(name: str, value: Any) -> float:
+    """What dropout takes away."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    if not 0 <= float(value) < 1:
+        raise ValueError(f"{name} is {value}, expected at least 0 and less than 1")
+    return float(value)
 
 
 def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
@@ -439,28 +463,23 @@ def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
 
 
 class Mean:
-    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one."""
+    """A loss over minibatches: the mean over all rows, or the sum for a loss that is one.
+
+    Values times weights and weights are summed apart: the mean is that over all rows at once.
+    """
 
     sums: bool
     total: float
-    rows: int
+    weight: float
 
-    def __init__(self, loss: Callable[..., Any]) -> None:
-        self.sums, self.total, self.rows = reduction(loss) == "sum", 0.0, 0
+    def __init__(self, loss: Criterion) -> None:
+        self.sums, self.total, self.weight = loss.reduction == "sum", 0.0, 0
 
-    def add(self, value: float, rows: int) -> None:
-        """Take in a minibatch's loss, over so many rows."""
-        self.total += float(value) * (1 if self.sums else rows)
-        self.rows += rows
+    def add(self, value: float, weight: float) -> None:
+        """Take in a minibatch's loss, a mean over so many rows, or rows of this weight."""
+        self.total += float(value) * (1 if self.sums else weight)
+        self.weight += weight
 
     @property
     def value(self) -> float:
-        return self.total if self.sums else self.total / max(self.rows, 1)
-
-
-def find_loss(loss: str | Callable[..., Any]) -> Callable[..., Any]:
-    """A loss function from its name or itself."""
-    if not callable(loss):
-        return LOSSES[_checks.one_of("loss", loss, LOSSES)]
-    reduction(loss)  # an error where it is neither
-    return loss
+        return self.total if self.sums else self.total / (self.weight or 1)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbptt import _storage
+from fastbptt._exchange import changed_options, model_with
 from fastbptt._extras import import_extra
 from fastbptt._stack import Stack
 from fastbptt._storage import FilePath
-from fastbptt._weights import changed_options, model_with
 from fastbptt.model import RNN
 from fastbptt.rnn import Params
 
@@ -32,9 +32,9 @@ ACTIVATIONS: dict[Any, str] = {
     "relu": "Relu",
     "identity": "Affine",  # alpha z + beta
 }
+FOR_TRAINING = "dropout", "output_dropout"
 SAID = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-        "output", "dropout", "dtype", "backend")  # fmt: skip
-DROPOUT = "fastbptt.dropout"
+        "output", *FOR_TRAINING, "dtype", "backend")  # fmt: skip
 
 
 def export(model: RNN, path: FilePath) -> None:
@@ -175,7 +175,10 @@ def _proto(model: RNN) -> Any:
         ir_version=IR_VERSION,
         producer_name="fastbptt",
     )
-    helper.set_model_props(proto, {DROPOUT: repr(model.dropout)})
+    kinds = "dropout", "output_dropout"
+    helper.set_model_props(
+        proto, {f"fastbptt.{kind}": repr(getattr(model, kind)) for kind in kinds}
+    )
     return proto
 
 
@@ -285,17 +288,14 @@ def _model_of(proto: Any) -> RNN:
         found = _weights(graph, values[0], _varying(graph, [*trials[0].given]))
         for directions, output in itertools.product(found.directions, ("last", "all")):
             options: dict[str, Any] = {
-                "directions": directions, "activation": found.activation, "output": output,
-                "dropout": _dropout(proto) if len(found.layers) > directions else 0.0,
-            }  # fmt: skip
+                "directions": directions,
+                "activation": found.activation,
+                "output": output,
+                **_dropout(proto, len(found.layers) > directions),
+            }
             model = model_with(found.layers, found.readout, backend="numpy", **options)
-            if any(
-                all(
-                    trial.agrees(model, v[out.name])
-                    for trial, v in zip(trials, values, strict=True)
-                )
-                for out in graph.output
-            ):
+            pairs = [*zip(trials, values, strict=True)]
+            if any(all(t.agrees(model, v[out.name]) for t, v in pairs) for out in graph.output):
                 return model_with(found.layers, found.readout, **options)
     if failure is not None:
         raise ValueError(f"onnx's reference cannot run it: {failure}")
@@ -306,12 +306,11 @@ def _model_of(proto: Any) -> RNN:
     )
 
 
-def _dropout(proto: Any) -> float:
-    """What `export` noted: for training, since the graph has none."""
-    for entry in proto.metadata_props:
-        if entry.key == DROPOUT:
-            return float(entry.value)
-    return 0.0
+def _dropout(proto: Any, several: bool) -> dict[str, float]:
+    """What `export` noted, for training: the graph has none."""
+    noted = {entry.key: entry.value for entry in proto.metadata_props}
+    kinds = FOR_TRAINING if several else FOR_TRAINING[1:]
+    return {kind: float(noted.get(f"fastbptt.{kind}", 0)) for kind in kinds}
 
 
 def _inputs(graph: Any) -> tuple[Any, Any]:

@@ -5,30 +5,40 @@ import math
 import os
 import reprlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from fastbptt import _checks, _sequences, _storage
-from fastbptt._extras import import_extra
+from fastbptt import _checks, _storage
+from fastbptt._criterion import Criterion
+from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._names import with_our_names
 from fastbptt._network import Network, Weights
-from fastbptt._sequences import Sequences
+from fastbptt._notice import tell_once
+from fastbptt._penalties import coefficients, frozen_names, penalize
 from fastbptt._stack import States
+from fastbptt._weights import Data, Minibatch, times_class_weight, total_weight
 from fastbptt.checkpointed import windows
-from fastbptt.losses import Loss, attribute
-from fastbptt.model import RNN, Mean, find_loss
-from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
+from fastbptt.model import RNN, Mean
+from fastbptt.optimizers import (
+    SGD,
+    Adam,
+    OptimizerName,
+    RMSprop,
+    clip_by_global_norm,
+    find_optimizer,
+)
 
 MEMORY = "full", "checkpointed"
 STOPPED = "finished", "early", "interrupted", "callback"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """What :func:`fit` returns: a value for each epoch, and how it ended.
+    """What :func:`fit` returns: a value for each epoch, and how it ended.  Prints as a table.
 
     Attributes
     ----------
@@ -39,8 +49,8 @@ class History:
     seconds : list of float
         Wall-clock time of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 0, whose weights the model has been given back; None if it has the
-        last epoch's.
+        The epoch whose weights the model has been given back; None if it has the last epoch's.
+        Epochs are counted from 1: its loss is ``loss[best_epoch - 1]``.
     stopped : {"finished", "early", "interrupted", "callback"}
         Why it ended: all epochs were done, the loss no longer fell, Ctrl-C, or the callback.
     """
@@ -50,6 +60,24 @@ class History:
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     stopped: str = "finished"
+
+    def __repr__(self) -> str:
+        columns = {"loss": self.loss, "validation": self.validation_loss, "seconds": self.seconds}
+        columns = {name: values for name, values in columns.items() if values}
+        epochs, best = len(self.loss), self.best_epoch
+        lines = [f"{self.stopped} after {epochs} epoch{'s' * (epochs != 1)}"]
+        if columns:
+            lines.append("epoch" + "".join(f"{name:>12}" for name in columns))
+        # The first ones, the last ones and the best
+        shown = {1, 2, 3, best or epochs, epochs - 2, epochs - 1, epochs}
+        before = 0
+        for epoch in sorted(shown & {*range(1, epochs + 1)}):
+            if epoch > before + 1:
+                lines.append("    …")
+            values = "".join(f"{values[epoch - 1]:12.4g}" for values in columns.values())
+            lines.append(f"{epoch:5}{values}{'  best' * (epoch == best)}")
+            before = epoch
+        return "\n".join(lines)
 
 
 class Generators(NamedTuple):
@@ -66,20 +94,28 @@ class Generators(NamedTuple):
     dropout: np.random.Generator
 
 
+@with_our_names
 def fit(
     model: RNN,
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
     lengths: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    class_weight: Mapping[int, float] | npt.ArrayLike | str | None = None,
     loss: str | Callable[..., Any] = "mse",
-    optimizer: SGD | RMSprop | Adam | None = None,
+    optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
     epochs: int = 100,
     batch_size: int = 32,
     clip_norm: float | None = None,
+    l1: float | Mapping[str, float] = 0.0,
+    l2: float | Mapping[str, float] = 0.0,
+    activity_l2: float = 0.0,
+    frozen: str | Iterable[str] = (),
     truncate: int | None = None,
     memory: str = "full",
     validation: tuple[Any, ...] | None = None,
+    validation_split: float = 0.0,
     patience: int | None = None,
     progress: bool = True,
     seed: int | np.random.Generator | Generators | None = None,
@@ -92,10 +128,27 @@ def fit(
     ----------
     model : RNN
         Its weights change in place.
-    x, y, lengths, loss
+    x, y, lengths
         As for :meth:`fastbptt.RNN.evaluate`.
-    optimizer : SGD, RMSprop or Adam, optional
-        ``Adam()`` by default.
+    sample_weight : array_like or list of array_like, optional
+        What each sequence counts, (N,); for output "all" also each step, (N, T) or a list of
+        (T_i,); for targets with the axis O also each element, with that axis.  At least 0; what has
+        weight 0 does not count, whatever its target is.  The loss of a minibatch, or of a window
+        of `truncate`, is divided by the sum of its own weights, that of an epoch by the sum of all.
+    class_weight : mapping, array_like, (O,), or "balanced", optional
+        What each class counts in training, times `sample_weight`: for integer classes, or for
+        targets 0 and 1 with O = 1.  A mapping's missing classes count 1; "balanced" is
+        ``sum(counts) / (classes that occur * counts)`` with the sum of the weights of each class as
+        counts, as in scikit-learn.
+    loss : str or callable, default "mse"
+        One of :data:`fastbptt.losses.LOSSES`, or a function ``loss(y, target)`` that returns its
+        value, a mean over rows, and its gradient by y, as in the example below.  It is given the
+        rows that count, sequence after sequence: y (n, O) and target as y, or integer classes (n,).
+        A parameter `weight` is given their weights, (n,) or (n, O).  With a parameter `mask`, all
+        arrays are whole: (N, T, ...) or (N, ...), and mask without the axis O says what counts.
+    optimizer : {"adam", "rmsprop", "sgd"}, SGD, RMSprop or Adam, default "adam"
+        A name, in any case, stands for that optimizer with its defaults.  The learning rate is the
+        optimizer's: ``Adam(learning_rate=0.01)``.
     epochs : int, default 100
         Passes over the data, in a new random order each.
     batch_size : int, default 32
@@ -103,6 +156,15 @@ def fit(
     clip_norm : float, optional
         Largest norm of the gradient of all weights together; a longer one is scaled to it (Pascanu,
         Mikolov and Bengio 2013).
+    l1, l2 : float or mapping of str to float, default 0
+        Penalties ``l1 * sum(abs(w))`` and ``l2 * sum(w**2)``, as in Keras, of all weights but the
+        biases; or of those named: names are those of :meth:`fastbptt.RNN.parameters`, or their
+        beginning or end at a dot, such as "layers.0" or "W_h".
+    activity_l2 : float, default 0.0
+        Penalty of this times the mean of h² over a minibatch's steps that count, or those of a
+        window of `truncate`, whatever their weight, and over the units of all layers.
+    frozen : str or iterable of str, default ()
+        Names, as for `l1`, of weights that stay as they are, to the bit.
     truncate : int, optional
         Truncated backpropagation through time.  For output "all", the optimizer takes a step every
         so many time steps: states go on from window to window, gradients end at a window's start.
@@ -112,21 +174,25 @@ def fit(
         "checkpointed" keeps about sqrt(T) of the T states in memory and computes the others twice,
         in about 4/3 of the time.  One direction only.
     validation : tuple, optional
-        ``(x, y)`` or ``(x, y, lengths)``: the loss over these is computed after every epoch.
+        ``(x, y)``, ``(x, y, lengths)`` or ``(x, y, lengths, sample_weight)``, where lengths may be
+        None: the loss over these is computed after every epoch.
+    validation_split : float, default 0.0
+        Or, in its place, the share of the sequences to hold out for that, below 1: the last ones of
+        x as it is, before any shuffling, rounded up to a whole number.  Shuffle sequences that are
+        sorted, by class for example, before the call.
     patience : int, optional
         Stop after so many epochs in a row without a new least validation loss, or training loss
         if there is no validation; the model is given back its weights of the best epoch.
     progress : bool, default True
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
     seed : None, int, numpy.random.Generator or Generators, optional
         Two generators are spawned from it, one for the order of sequences and one for dropout.  The
         same seed gives the same bits, for any number of threads, with the backend "numba"; a
         Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
         from as they are, so that training goes on as if it had not ended.
     checkpoint : path-like, optional
-        File to write at the start and after every epoch; needs the extra "train".  If it exists,
-        training goes on from there, to the same bits as without the interruption, and `seed` is
-        not used.
+        File to write at the start and after every epoch.  If it exists, training goes on from
+        there, to the same bits as without the interruption, and `seed` is not used.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
 
@@ -140,35 +206,81 @@ def fit(
         If an argument has the wrong type, dtype, shape or value; the model is as it was.
     FloatingPointError
         If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
-        counted from 0; the model keeps the last weights whose loss was finite.
+        counted from 1; the model keeps the last weights whose loss was finite.
 
     Notes
     -----
     Ctrl-C ends the training as if all epochs were done, ``history.stopped`` says so.
+
+    Losses reported are those of the data alone: penalties are in the gradients only, so that
+    training and validation, and trainings with other penalties, compare.
+
+    A `loss` of your own whose value is a sum over rows, not a mean, says so by an attribute
+    ``reduction`` that is "sum", as :func:`fastbptt.losses.ssr` does; what :func:`functools.wraps`
+    or :class:`functools.partial` makes of it has this, too.  :func:`fastbptt.losses.cross_entropy`
+    ignores the class -100, and ``functools.partial(cross_entropy, ignored=-1)`` another one.
 
     Examples
     --------
     >>> import numpy as np, fastbptt
     >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
     >>> model = fastbptt.RNN(1, 8, 1, seed=0)
-    >>> optimizer = fastbptt.Adam(lr=0.01)
+    >>> optimizer = fastbptt.Adam(learning_rate=0.01)
     >>> history = fastbptt.fit(
     ...     model, x, x.sum(axis=1), optimizer=optimizer, epochs=30, progress=False, seed=0
     ... )
     >>> history.loss[-1] < 0.1 * history.loss[0]
     True
+
+    A loss of one's own, the mean of log(cosh(y - target)):
+
+    >>> def log_cosh(y, target):
+    ...     r = y - target
+    ...     return np.log(np.cosh(r)).mean(), np.tanh(r) / r.size
+    >>> history = fastbptt.fit(
+    ...     model, x, x.sum(axis=1), loss=log_cosh, epochs=3, progress=False, seed=0
+    ... )
+
+    One that knows classes and weights, the cross-entropy with labels smoothed:
+
+    >>> def smoothed(y, target, weight):
+    ...     n, O = y.shape
+    ...     p = np.exp(y - y.max(axis=1, keepdims=True))
+    ...     p /= p.sum(axis=1, keepdims=True)
+    ...     wanted = np.full_like(y, 0.1 / O)
+    ...     wanted[np.arange(n), target] += 0.9
+    ...     w = weight[:, None] / weight.sum()
+    ...     return -(w * wanted * np.log(p)).sum(), w * (p - wanted)
+    >>> model = fastbptt.RNN(1, 8, 2, seed=0)
+    >>> history = fastbptt.fit(
+    ...     model, x, x[:, -1], loss=smoothed, class_weight="balanced", epochs=3, progress=False,
+    ...     seed=0,
+    ... )
+
+    A history is shown as a table:
+
+    >>> fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
+    finished after 3 epochs
+    epoch        loss     seconds
+        1         1.5         0.1
+        2        0.25         0.1  best
+        3         0.5         0.1
     """
     run = Run(
-        model, x, y, lengths=lengths, loss=loss, optimizer=optimizer, batch_size=batch_size,
-        clip_norm=clip_norm, truncate=truncate, memory=memory, validation=validation,
-        patience=patience, seed=seed,
+        model, x, y, lengths=lengths, sample_weight=sample_weight, class_weight=class_weight,
+        loss=loss, optimizer=optimizer, batch_size=batch_size, clip_norm=clip_norm, l1=l1, l2=l2,
+        activity_l2=activity_l2, frozen=frozen, truncate=truncate, memory=memory,
+        validation=validation, validation_split=validation_split, patience=patience, seed=seed,
     )  # fmt: skip
     epochs = _checks.integer("epochs", epochs, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
     tqdm: Any = None
     if progress:
-        tqdm = import_extra("tqdm.auto", "train", "the progress bar (or progress=False)").tqdm
+        try:
+            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
+        except MissingExtraError as error:
+            tell_once(f"fastbptt: {error}")
 
     before = model.network.vector.copy()
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -203,9 +315,9 @@ def fit(
     return history
 
 
-def alone(value: float, gradient: np.ndarray, rows: int) -> tuple[float, np.ndarray, int]:
-    """Loss, gradient and rows of a step over all who take it together: one process, as they are."""
-    return value, gradient, rows
+def alone(value: float, gradient: np.ndarray, weight: float) -> tuple[float, np.ndarray, float]:
+    """Loss, gradient and weight of a step over all who take it together: one process, no change."""
+    return value, gradient, weight
 
 
 class Run:
@@ -216,7 +328,9 @@ class Run:
     As for :func:`fit`; and
 
     reduce : callable
-        ``reduce(value, gradient, rows)`` of one step returns them over all who take it together.
+        ``reduce(value, gradient, weight)`` of one step returns them over all who take it together:
+        of a loss that is a mean, value and gradient are means by weight, which is the number of
+        rows or the sum of their weights.  Penalties of weights are added after it.
 
     Attributes
     ----------
@@ -229,25 +343,28 @@ class Run:
     """
 
     model: RNN
-    x: Sequences
-    y: Sequences | np.ndarray
+    data: Data  # what is trained on
     sequences: int  # how many
-    loss: Callable[..., Any]
+    loss: Criterion
     optimizer: SGD | RMSprop | Adam
     batch_size: int
     clip_norm: float | None
+    l1: dict[str, float]  # of each array of weights that has one
+    l2: dict[str, float]
+    activity_l2: float
+    frozen: list[str]
     truncate: int | None
     memory: str
-    validation: tuple[Sequences, Sequences | np.ndarray] | None
+    validation: Data | None
     patience: int | None
-    reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]]
+    reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]]
     settings: dict[str, Any]  # what another run must have alike to go on from this one's file
     generators: Generators
     history: History
     best: np.ndarray | None
     good: np.ndarray
     gradient: Weights  # the last step's
-    batch: int  # the minibatch of the epoch, from 0
+    batch: int  # the minibatch of the epoch, from 1
 
     def __init__(
         self,
@@ -256,23 +373,28 @@ class Run:
         y: npt.ArrayLike,
         *,
         lengths: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | npt.ArrayLike | str | None = None,
         loss: str | Callable[..., Any] = "mse",
-        optimizer: SGD | RMSprop | Adam | None = None,
+        optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
         batch_size: int = 32,
         clip_norm: float | None = None,
+        l1: float | Mapping[str, float] = 0.0,
+        l2: float | Mapping[str, float] = 0.0,
+        activity_l2: float = 0.0,
+        frozen: str | Iterable[str] = (),
         truncate: int | None = None,
         memory: str = "full",
         validation: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
         patience: int | None = None,
         seed: int | np.random.Generator | Generators | None = None,
-        reduce: Callable[[float, np.ndarray, int], tuple[float, np.ndarray, int]] = alone,
+        reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]] = alone,
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        loss, optimizer = find_loss(loss), Adam() if optimizer is None else optimizer
-        if not isinstance(optimizer, (SGD, RMSprop, Adam)):
-            raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
-        self.model, self.loss, self.optimizer, self.reduce = model, loss, optimizer, reduce
+        criterion, optimizer = Criterion(loss), find_optimizer(optimizer)
+        self.model, self.loss, self.optimizer, self.reduce = model, criterion, optimizer, reduce
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.truncate = None if truncate is None else _checks.integer("truncate", truncate)
         self.patience = None if patience is None else _checks.integer("patience", patience)
@@ -285,41 +407,53 @@ class Run:
         if model.bidirectional and (truncate or memory != "full"):
             raise ValueError("truncate or memory is given, expected a model of one direction")
         self.clip_norm, self.memory = clip_norm, memory
-        self.x, self.y = _data(model, loss, x, y, lengths)
-        self.sequences = len(self.x)
+        names = model.parameters()
+        self.l1, self.l2 = coefficients("l1", l1, names), coefficients("l2", l2, names)
+        self.activity_l2 = _checks.number("activity_l2", activity_l2)
+        self.frozen = frozen_names(frozen, names)
+        data = model.read(x, y, lengths, criterion, sample_weight)
+        self.validation = None if validation is None else _held_out(model, criterion, validation)
+        if validation_split:
+            if validation is not None:
+                raise ValueError("validation_split is given with validation, expected one of them")
+            data, self.validation = _split(data, validation_split)
+        if class_weight is not None:
+            data = times_class_weight(class_weight, data, model.output_size, criterion)
+        self.data, self.sequences = data, len(data.x)
         if self.sequences == 0:
             raise ValueError("x holds no sequence, expected at least one")
-        self.validation = None if validation is None else _held_out(model, loss, validation)
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
         self.best, self.good = None, model.network.vector.copy()
         self.gradient, self.batch = model.network.new_gradient(), 0
         self.settings = {  # those of the start: a callback may change the optimizer's
-            "loss": attribute(loss, "__name__", type(loss).__name__),
+            "loss": criterion.name, "sample_weight": None if sample_weight is None else "given",
+            "class_weight": _setting(class_weight), "l1": self.l1 or None, "l2": self.l2 or None,
+            "activity_l2": self.activity_l2 or None, "frozen": self.frozen or None,
             "batch_size": self.batch_size, "clip_norm": clip_norm, "truncate": self.truncate,
             "memory": memory, "patience": self.patience, "optimizer": type(optimizer).__name__,
             **optimizer.settings(), "sequences": self.sequences,
-            "validation": None if self.validation is None else len(self.validation[0]),
+            "validation": None if self.validation is None else len(self.validation.x),
         }  # fmt: skip
 
     def epoch(self, bar: Any = None) -> None:
         """Pass over the data once, validate, and enter both losses into the history."""
-        started, history = time.perf_counter(), self.history
+        started, history, data = time.perf_counter(), self.history, self.data
         mean, order = Mean(self.loss), self.generators.order.permutation(self.sequences)
-        for batch, start in enumerate(range(0, self.sequences, self.batch_size)):
+        for batch, start in enumerate(range(0, self.sequences, self.batch_size), start=1):
             index, self.batch = order[start : start + self.batch_size], batch
-            pieces, state = self._pieces(self.x[index], self.y[index], self.x.lengths_of(index))
+            pieces, state = self._pieces(data.minibatch(index))
             for piece in pieces:
-                value, rows, state = self.step(piece, state)
-                mean.add(value, rows)
+                value, its_weight, state = self.step(piece, state)
+                mean.add(value, its_weight)
             if bar is not None:
                 bar.update(len(index))
-        epoch = len(history.loss)
+        epoch = len(history.loss) + 1
         if not math.isfinite(mean.value):  # where none of those that it is the mean of is
             self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
         if self.validation is not None:
-            found = float(self.model.evaluate_sequences(*self.validation, self.loss))
+            found = float(self.model.evaluate_data(self.validation, self.loss))
             if not math.isfinite(found):
                 self.diverged(f"validation loss is {found} after epoch {epoch}")
             history.validation_loss.append(found)
@@ -327,14 +461,13 @@ class Run:
         history.seconds.append(time.perf_counter() - started)
 
     def step(
-        self, minibatch: tuple[Any, ...], state: States | None = None
-    ) -> tuple[float, int, States]:
-        """A step of the optimizer: gradient, reduce, finite?, clip, update.
+        self, minibatch: Minibatch, state: States | None = None
+    ) -> tuple[float, float, States]:
+        """A step of the optimizer: gradient, reduce, penalize, finite?, clip, update.
 
         Parameters
         ----------
-        minibatch : tuple
-            x (T, B, I), y, and lengths or None.
+        minibatch : Minibatch
         state : sequence of ndarray, (B, H), optional
             Initial states of each layer; zero by default.
 
@@ -342,45 +475,62 @@ class Run:
         -------
         value : float
             The loss before the step.
-        rows : int
-            How many it is the mean or the sum of.
+        weight : float
+            How many rows it is the mean or the sum of, or the sum of their weights.
         state : list of ndarray, (B, H)
             Last states.
         """
-        network, (x, y, lengths) = self.model.network, minibatch
+        network, (x, y, lengths, weight) = self.model.network, minibatch
         value, gradient, after = network.loss_and_gradient(
-            x, y, lengths, self.loss, state=state, rng=self.generators.dropout,
-            checkpointed=self.memory == "checkpointed", out=self.gradient,
+            x, y, lengths, self.loss.compute, weight=weight, state=state,
+            rng=self.generators.dropout, checkpointed=self.memory == "checkpointed",
+            activity_l2=self.activity_l2, out=self.gradient,
         )  # fmt: skip
-        rows = len(y)
         if network.output == "all":
-            rows = y.shape[0] * y.shape[1] if lengths is None else int(lengths.sum())
-        value, gradient, rows = self.reduce(value, gradient, rows)
+            total = total_weight(y.shape[0] * y.shape[1], lengths, weight)
+        else:
+            total = total_weight(len(y), None, weight)
+        value, gradient, total = self.reduce(value, gradient, total)
+        if self.l1 or self.l2:
+            penalize(network.named(network.vector), network.named(gradient), self.l1, self.l2)
         if not math.isfinite(value):
-            self.diverged(f"loss is {value} in epoch {len(self.history.loss)}, batch {self.batch}")
+            self.diverged(f"loss is {value} in {self.place()}")
         self.good[...] = network.vector
-        gradients = {"weights": gradient}
+        gradients = self._trained(gradient)
         if self.clip_norm is not None:
             clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer.step({"weights": network.vector}, gradients)
+        self.optimizer.step(self._trained(network.vector), gradients)
         if not np.isfinite(network.vector).all():
-            place = f"epoch {len(self.history.loss)}, batch {self.batch}"
-            self.diverged(f"weights are infinite or NaN after {place}")
-        return value, rows, after
+            self.diverged(f"weights are infinite or NaN after {self.place()}")
+        return value, total, after
 
-    def _pieces(
-        self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None
-    ) -> tuple[list[tuple[Any, ...]], States | None]:
+    def place(self) -> str:
+        """Where it is: the epoch and the minibatch, from 1."""
+        return f"epoch {len(self.history.loss) + 1}, batch {self.batch}"
+
+    def _trained(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """The weights that are trained, or their gradients, as the optimizer takes them."""
+        if not self.frozen:
+            return {"weights": vector}
+        named = self.model.network.named(vector)
+        return {name: a for name, a in named.items() if name not in self.frozen}
+
+    def _pieces(self, minibatch: Minibatch) -> tuple[list[Minibatch], States | None]:
         """A minibatch cut in time, a step for each piece, and the states before the first."""
         count = self.truncate
         if count is None:
-            return [(x, y, lengths)], None
+            return [minibatch], None
         if self.model.output == "last":
             network, dropout = self.model.network, self.generators.dropout
-            piece, state = _last_steps(network, x, y, lengths, count, dropout)
+            piece, state = _last_steps(network, minibatch, count, dropout)
             return [piece], state
-        cut = enumerate(windows(x, lengths, count))
-        return [(w, y[i * count : (i + 1) * count], clipped) for i, (w, clipped) in cut], None
+        x, y, lengths, weight = minibatch
+        pieces = []
+        for i, (window, clipped) in enumerate(windows(x, lengths, count)):
+            its = slice(i * count, (i + 1) * count)
+            its_weight = None if weight is None else weight[its]
+            pieces.append(Minibatch(window, y[its], clipped, its_weight))
+        return pieces, None
 
     def is_stale(self) -> bool:
         """Whether the best epoch is `patience` epochs old; if it is the last, keep its weights."""
@@ -388,11 +538,11 @@ class Run:
             return False
         history = self.history
         values = history.validation_loss or history.loss
-        best_epoch = values.index(min(values))
-        if best_epoch == len(values) - 1:
+        best_epoch = values.index(min(values)) + 1
+        if best_epoch == len(values):
             best = self.model.network.vector.copy()
             self.best, history.best_epoch = best, best_epoch
-        return len(values) - 1 - best_epoch >= self.patience
+        return len(values) - best_epoch >= self.patience
 
     def diverged(self, what: str) -> NoReturn:
         """Give the model back the last weights whose loss was finite, and say what was not."""
@@ -433,7 +583,7 @@ class Run:
             if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
                 raise ValueError("weights are infinite or NaN")
             # Last, since it changes the optimizer.  A callback may have changed the settings.
-            self.optimizer.restore(progress.get("optimizer"), state, {"weights": vector})
+            self.optimizer.restore(progress.get("optimizer"), state, self._trained(vector))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} holds no training to go on with: {error}") from error
         self.generators, self.history, self.best = generators, history, best
@@ -478,7 +628,7 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
         raise ValueError(f"history has {epochs} losses, but not as many values beside them")
     values, best_epoch = history.validation_loss or history.loss, None
     if settings["patience"] is not None and values:
-        best_epoch = values.index(min(values))
+        best_epoch = values.index(min(values)) + 1
     if repr(history.best_epoch) != repr(best_epoch) or (best is None) != (best_epoch is None):
         raise ValueError(
             f"history's best epoch is {reprlib.repr(history.best_epoch)}, expected {best_epoch}, "
@@ -492,35 +642,64 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
 
 
 def _last_steps(
-    network: Network, x: np.ndarray, y: np.ndarray, lengths: np.ndarray | None, count: int,
-    rng: np.random.Generator,
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray | None], Any]:  # fmt: skip
+    network: Network, minibatch: Minibatch, count: int, rng: np.random.Generator
+) -> tuple[Minibatch, Any]:
     """The minibatch of each sequence's last steps, `count` at most, and the states before them."""
+    x, lengths = minibatch.x, minibatch.lengths
     T, B, _ = x.shape
     if count >= T:
-        return (x, y, lengths), None
+        return minibatch, None
     ends = np.full(B, T) if lengths is None else lengths
     skipped = np.maximum(ends - count, 0)
-    _, state = network.outputs(x[: skipped.max()], skipped, rng=rng)
+    _, state = network.run(x[: skipped.max()], skipped, rng=rng)
     t = np.minimum(np.arange(count)[:, np.newaxis] + skipped, T - 1)
-    return (x[t, np.arange(B)], y, np.minimum(ends, count)), state
+    piece = minibatch._replace(x=x[t, np.arange(B)], lengths=np.minimum(ends, count))
+    return piece, state
 
 
-def _data(model: RNN, loss: Loss, x: Any, y: Any, lengths: Any = None) -> tuple[Sequences, Any]:
-    """Inputs and targets, checked."""
-    x = _sequences.inputs(x, lengths, model.input_size, model.dtype)
-    return x, _sequences.targets(y, x, model.output, model.output_size, loss, model.dtype)
+def _setting(class_weight: Any) -> Any:
+    """Class weights as a file can hold them."""
+    if isinstance(class_weight, Mapping):
+        return {str(key): float(value) for key, value in class_weight.items()}
+    return class_weight if isinstance(class_weight, str) else np.asarray(class_weight).tolist()
 
 
-def _held_out(model: RNN, loss: Loss, validation: Any) -> tuple[Sequences, Any]:
-    """Those of the validation."""
-    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-        raise ValueError("validation is not (x, y) or (x, y, lengths)")
+def _cut(count: int, share: float) -> int:
+    """How many of so many sequences are trained on if this share of them, the last, is not."""
+    share = _checks.number("validation_split", share, below=1)
+    cut = math.floor(count * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is below 1
+    if not 0 < cut < count:
+        raise ValueError(
+            f"validation_split is {share} of {count} sequences, which leaves {cut} to train on and "
+            f"{count - cut} to hold out: expected at least one of each"
+        )
+    return cut
+
+
+def _split(data: Data, share: float) -> tuple[Data, Data]:
+    """A data set without this share of the sequences, the last ones; and these."""
+    cut = _cut(len(data.x), share)
+    found = data.part(slice(cut)), data.part(slice(cut, None))
+    for part, purpose in zip(found, ("train on", "hold out"), strict=True):
+        if part.weighs_nothing():
+            raise ValueError(
+                f"validation_split is {share}, which leaves none but weight 0 to {purpose}"
+            )
+    return found
+
+
+def _held_out(model: RNN, loss: Criterion, validation: Any) -> Data:
+    """The data of the validation."""
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3, 4):
+        raise ValueError(
+            "validation is not (x, y), (x, y, lengths) or (x, y, lengths, sample_weight)"
+        )
+    x, y, lengths, sample_weight = (*validation, None, None)[:4]
     try:
-        found = _data(model, loss, *validation)
+        found = model.read(x, y, lengths, loss, sample_weight)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
-    if len(found[0]) == 0:
+    if len(found.x) == 0:
         raise ValueError("validation holds no sequence, expected at least one")
     return found
 

@@ -1,6 +1,7 @@
 """Losses against hand-worked numbers, central differences and PyTorch, and what they refuse."""
 
 import doctest
+import functools
 import math
 import warnings
 
@@ -9,7 +10,7 @@ import pytest
 from measure import central_differences
 
 from fastbptt import losses
-from fastbptt.losses import LOSSES, bce, cross_entropy, mse, ssr
+from fastbptt.losses import LOSSES, bce, cross_entropy, huber, mae, mse, ssr
 
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SHAPES = pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 3, 2), (4, 3, 1)], ids=str)
@@ -27,7 +28,7 @@ def draw(name, shape, dtype="float64"):
     return LOSSES[name], y, target.astype(dtype)
 
 
-KINDS = ("mse", "ssr", "bce", "classes", "probabilities")
+KINDS = ("mse", "ssr", "mae", "huber", "bce", "classes", "probabilities")
 EACH = pytest.mark.parametrize("name", KINDS)
 
 
@@ -47,8 +48,8 @@ def assert_same(got, expected):
 
 
 def test_names():
-    got, expected = LOSSES, {"mse": mse, "ssr": ssr, "bce": bce, "cross_entropy": cross_entropy}
-    assert got == expected
+    functions = mse, ssr, mae, huber, bce, cross_entropy
+    assert {f.__name__: f for f in functions} == LOSSES
 
 
 THIRD = np.log([[1.0, 2.0, 5.0]])  # p = 1/8, 2/8, 5/8
@@ -59,6 +60,15 @@ THIRD = np.log([[1.0, 2.0, 5.0]])  # p = 1/8, 2/8, 5/8
     [
         (mse, [[1, 2], [3, 4]], [[0, 2], [5, 1]], 14 / 4, [[0.5, 0], [-1, 1.5]]),
         (ssr, [[1, 2], [3, 4]], [[0, 2], [5, 1]], 14, [[2, 0], [-4, 6]]),
+        (mae, [[1, 2], [3, 4]], [[0, 2], [5, 1]], 6 / 4, [[0.25, 0], [-0.25, 0.25]]),
+        (huber, [[1, 2], [3, 4]], [[0.5, 2], [5, 1]], 4.125 / 4, [[0.125, 0], [-0.25, 0.25]]),
+        (
+            functools.partial(huber, delta=2.5),
+            [[1, 2], [3, 4]],
+            [[0.5, 2], [5, 1]],
+            (0.125 + 2 + 2.5 * 1.75) / 4,
+            [[0.125, 0], [-0.5, 0.625]],
+        ),
         (bce, [[math.log(3), 0]], [[1, 0]], math.log(8 / 3) / 2, [[-0.125, 0.25]]),
         (bce, [[-math.log(3), 0]], [[1, 0.5]], math.log(8) / 2, [[-0.375, 0]]),
         (cross_entropy, THIRD, [[0, 1, 0.0]], math.log(4), [[1 / 8, -3 / 4, 5 / 8]]),
@@ -114,6 +124,8 @@ def test_agrees_with_torch(name, dtype, shape):
     of_torch = {
         "mse": functional.mse_loss,
         "ssr": lambda y, target: functional.mse_loss(y, target, reduction="sum"),
+        "mae": functional.l1_loss,
+        "huber": functional.huber_loss,
         "bce": functional.binary_cross_entropy_with_logits,
     }.get(name, functional.cross_entropy)
     leaf = torch.tensor(y, requires_grad=True)
@@ -143,6 +155,146 @@ def test_one_hot_is_as_classes():
     expected, expected_dy = cross_entropy(y, classes)
     assert value == pytest.approx(expected, rel=1e-14)
     np.testing.assert_allclose(dy, expected_dy, rtol=0, atol=1e-15)
+
+
+# Weights
+
+
+def draw_weight(shape, of_elements=False):
+    """Some are 0, and some small integers."""
+    return np.random.default_rng(1).integers(0, 4, shape if of_elements else shape[:-1])
+
+
+@EACH
+@DTYPES
+def test_weights_of_1_change_no_bit(name, dtype):
+    loss, y, target = draw(name, (4, 3, 2), dtype)
+    for mask in (None, draw_mask(y.shape)):
+        expected = loss(y, target, mask)
+        for of in (np.uint8, bool, np.float64, np.float16):
+            assert_same(loss(y, target, mask, np.ones(y.shape[:-1], of)), expected)
+        if not name.endswith("s"):
+            assert_same(loss(y, target, mask, np.ones(y.shape)), expected)
+
+
+@EACH
+@pytest.mark.parametrize("masked", [False, True])
+def test_integer_weights_are_as_rows_that_occur_so_often(name, masked):
+    loss, y, target = draw(name, (7, 3))
+    weight, mask = draw_weight(y.shape), draw_mask(y.shape) if masked else None
+    counts = weight if mask is None else weight * mask
+    value, dy = loss(y, target, mask, weight)
+    expected, rows_dy = loss(np.repeat(y, counts, axis=0), np.repeat(target, counts, axis=0))
+    assert value == pytest.approx(expected, rel=1e-14)
+    expected_dy = np.zeros_like(y)
+    np.add.at(expected_dy, np.repeat(np.arange(len(y)), counts), rows_dy)
+    np.testing.assert_allclose(dy, expected_dy, rtol=1e-13, atol=1e-15)
+
+
+@EACH
+@pytest.mark.parametrize("of_elements", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_weighted_gradients_agree_with_central_differences(name, masked, of_elements):
+    loss, y, target = draw(name, (4, 3, 2))
+    if of_elements and name in ("classes", "probabilities"):
+        with pytest.raises(ValueError, match=r"weight has shape \(4, 3, 2\), expected \(4, 3\)"):
+            loss(y, target, None, np.ones(y.shape))
+        return
+    weight = draw_weight(y.shape, of_elements) * 0.37
+    mask = draw_mask(y.shape) if masked else None
+    _, got = loss(y, target, mask, weight)
+    expected = central_differences(lambda: loss(y, target, mask, weight)[0], y)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8)
+
+
+@EACH
+@pytest.mark.parametrize("of_elements", [False, True])
+def test_what_has_weight_0_changes_no_bit(name, of_elements):
+    loss, y, target = draw(name, (4, 3, 2))
+    of_elements = of_elements and name not in ("classes", "probabilities")
+    weight = draw_weight(y.shape, of_elements) / 3
+    value, dy = expected = loss(y, target, None, weight)
+    assert value > 0
+    assert (dy[weight == 0] == 0).all()
+    y[weight == 0] = np.nan
+    target[weight == 0] = -7 if name == "classes" else np.nan
+    assert_same(loss(y, target, None, weight), expected)
+    mask = weight > 0
+    if not of_elements:
+        weight[weight == 0] = np.nan  # outside the mask it does not matter either
+        assert_same(loss(y, target, mask, weight), expected)
+
+
+@EACH
+def test_no_weight_at_all(name):
+    loss, y, target = draw(name, (4, 3))
+    value, dy = loss(y, target, None, np.zeros(4))
+    assert value == 0.0
+    np.testing.assert_array_equal(dy, np.zeros((4, 3)))
+
+
+def test_weighted_means_are_those_of_scikit_learn_and_torch():
+    metrics, torch = pytest.importorskip("sklearn.metrics"), pytest.importorskip("torch")
+    weight = np.random.default_rng(2).random(20)
+    for name, metric in (("mse", "mean_squared_error"), ("mae", "mean_absolute_error")):
+        loss, y, target = draw(name, (20, 3))
+        expected = getattr(metrics, metric)(target, y, sample_weight=weight)
+        assert loss(y, target, None, weight)[0] == pytest.approx(expected, rel=1e-13)
+    loss, y, target = draw("classes", (20, 3))
+    of_class = np.array([0.5, 2, 7])
+    expected = torch.nn.functional.cross_entropy(
+        *map(torch.tensor, (y, target)), weight=torch.tensor(of_class)
+    )
+    value, _ = loss(y, target, None, of_class[target])
+    assert value == pytest.approx(expected.item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("ignored", [-100, -1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_ignored_class(ignored, masked):
+    torch = pytest.importorskip("torch")
+    _, y, target = draw("classes", (20, 4))
+    target[target == 2] = ignored
+    mask = draw_mask(y.shape) if masked else np.ones(20, bool)
+    loss = functools.partial(cross_entropy, ignored=ignored)
+    leaf = torch.tensor(y, requires_grad=True)
+    rows, its = leaf[torch.tensor(mask)], torch.tensor(target[mask])
+    expected = torch.nn.functional.cross_entropy(rows, its, ignore_index=ignored)
+    expected.backward()
+    value, dy = loss(y, target, mask if masked else None)
+    assert value == pytest.approx(expected.item(), rel=1e-14)
+    np.testing.assert_allclose(dy, leaf.grad.numpy(), rtol=0, atol=1e-15)
+    assert_same(loss(y, target, None, mask * 1.0), (value, dy))
+    assert loss(y, np.full(20, ignored))[0] == 0
+    if ignored < 0:
+        with pytest.raises(ValueError, match=f"values from {ignored} to 3, expected 0 to 3"):
+            cross_entropy(y, target, ignored=None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "words"),
+    [
+        ([1.0] * 4, TypeError, "weight is a list, expected a numpy.ndarray"),
+        (np.ones(4, complex), TypeError, "weight has dtype complex128, expected real numbers"),
+        (np.ones(3), ValueError, "weight has shape (3,), expected (4,)"),
+        (np.ones((4, 1)), ValueError, "weight has shape (4, 1), expected (4,)"),
+        (np.array([1, -0.5, 1, 1]), ValueError, "weight has values from -0.5 to 1.0, expected at"),
+        (np.array([1, np.nan, 1, 1]), ValueError, "weight has values from nan to nan"),
+        (np.array([1, np.inf, 1, 1]), ValueError, "weight has values from 1.0 to inf"),
+    ],
+)
+@EACH
+def test_weights_turned_away(name, weight, error, words):
+    loss, y, target = draw(name, (4, 3))
+    with pytest.raises(error) as caught:
+        loss(y, target, None, weight)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("delta", [0, -1.0, np.nan, np.inf])
+def test_delta_turned_away(delta):
+    with pytest.raises(ValueError, match=r"delta is .*, expected above 0"):
+        huber(np.zeros((1, 1)), np.zeros((1, 1)), delta=delta)
 
 
 # Precision and range

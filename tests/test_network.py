@@ -64,6 +64,64 @@ def test_gradient_agrees_with_central_differences(
     np.testing.assert_array_equal(last, after)
 
 
+@LAYERS
+@OUTPUT
+@LENGTHS
+@WAYS
+def test_gradient_with_dropout_before_the_readout(
+    bidirectional, checkpointed, lengths, output, num_layers
+):
+    """And with dropout between layers, weights of the loss, and a penalty of h²."""
+    net = build(
+        num_layers=num_layers, output=output, bidirectional=bidirectional, output_dropout=0.4,
+        dropout=0.3 * (num_layers == 2),
+    )  # fmt: skip
+    x, target, state = draw(T, B, I), draw_target(net), draw(len(net.stack.layers), B, H)
+    weight = np.arange(1, 1 + np.prod(target.shape)).reshape(target.shape) % 4 / 3
+
+    def loss_and_gradient(checkpointed=False):
+        return net.loss_and_gradient(
+            x, target, lengths, losses.mse, weight=weight, state=state,
+            rng=np.random.default_rng(3), checkpointed=checkpointed,
+        )  # fmt: skip
+
+    value, got, last = loss_and_gradient(checkpointed)
+    assert value == loss_and_gradient()[0], "the same is left out in windows"
+    expected = central_differences(lambda: loss_and_gradient()[0], net.vector)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    kept = net.loss_and_gradient(x, target, lengths, losses.mse, weight=weight, state=state)
+    assert value != kept[0], "nothing was left out"
+    if num_layers != 2:
+        np.testing.assert_array_equal(last, kept[2], "states are as they are")
+
+
+@OUTPUT
+def test_dropout_before_the_readout(output):
+    """So many states are 0, the others are larger, in both directions; the mean is as it was."""
+    net = RNN(1, 64, 1, dtype="float64", seed=0, output=output, output_dropout=0.25,
+              bidirectional=True).network  # fmt: skip
+    net.named(net.vector)["W_y"][...] = 1
+    seen = []
+
+    def loss(y, target, mask):
+        seen.append(y)
+        return losses.mse(y, target, mask)
+
+    x, rng = draw(40, 50, 1), np.random.default_rng(3)
+    target = np.zeros((40, 50, 1) if output == "all" else (50, 1))
+    for _ in range(2):
+        net.loss_and_gradient(x, target, None, loss, rng=rng)
+    assert (seen[0] != seen[1]).all(), "it is drawn anew"
+    kept = net.outputs(x)[0]
+    assert np.corrcoef(seen[0].ravel(), kept.ravel())[0, 1] > 0.5
+    # y = sum(h m) with m = 0 or 4/3: the mean is that of sum(h), the variance sum(h²) / 3.
+    passed = net.stack.forward(x)
+    top = net.stack.outputs(passed)
+    top = top if output == "all" else np.concatenate([h[-1] for h in passed.h], axis=1)
+    variance = np.mean((seen[0] - kept) ** 2) / np.mean((top**2).sum(axis=-1) / 3)
+    assert variance == pytest.approx(1, abs=0.1 if output == "all" else 0.5)
+
+
 @OUTPUT
 @WAYS
 def test_gradient_in_memory_given(bidirectional, checkpointed, output):

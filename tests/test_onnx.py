@@ -91,7 +91,7 @@ def test_there_and_back(tmp_path, num_layers, bidirectional, output, activation,
     path = tmp_path / "model.onnx"
     model = build(
         num_layers=num_layers, bidirectional=bidirectional, output=output, activation=activation,
-        dtype=dtype, dropout=0.25 if num_layers > 1 else 0.0,
+        dtype=dtype, dropout=0.25 if num_layers > 1 else 0.0, output_dropout=0.125,
     )  # fmt: skip
     model.network.vector[[0, -1]] = -0.0, 1e-40  # a subnormal number in float32
     model.parameters()["layers.0.b"][:2] = -0.0, 0.0

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from fastbptt import _sequences
+from fastbptt._criterion import Criterion
 from fastbptt._sequences import Sequences
-from fastbptt.losses import cross_entropy, mse
 
 F4, F8 = np.dtype("float32"), np.dtype("float64")
+mse, cross_entropy = Criterion("mse"), Criterion("cross_entropy")
 ARRAYS = [np.arange(6.0).reshape(3, 2), np.zeros((0, 2)), np.arange(10.0, 14.0).reshape(2, 2)]
 LENGTHS = [3, 0, 2]
 

@@ -308,6 +308,25 @@ def test_dropout_leaves_out_a_share_and_scales_the_rest(dropout):
     assert (kept[1:] != kept[:-1]).any(axis=(1, 2)).all(), "each step is drawn anew"
 
 
+def test_dropout_of_outputs_is_of_them_alone():
+    plain, dropping = passing_on(2, 0.2), passing_on(2, 0.2)
+    dropping.output_dropout = 0.6
+    x = np.ones((50, 60, H))
+    passed = dropping.forward(x, rng=np.random.default_rng(1))
+    _, between, of_outputs = passed.masks
+    assert between is not None
+    assert of_outputs is not None
+    assert abs((between > 0).mean() - 0.8) < 0.01
+    assert abs((of_outputs > 0).mean() - 0.4) < 0.01
+    np.testing.assert_array_equal(dropping.outputs(passed), passed.h[1][1:] * of_outputs)
+    for stack in (plain, dropping):
+        assert len(stack.forward(x).masks) == 2, "nothing is left out without a generator"
+    doutputs = draw(50, 60, H)
+    got = dropping.backward(passed, doutputs).x
+    assert got is not None
+    np.testing.assert_allclose(got, doutputs * of_outputs * between, rtol=1e-13)
+
+
 def test_dropout_between_each_two_layers():
     x = np.ones((50, 60, H))
     none, first, second = passing_on(3, 0.5).forward(x, rng=np.random.default_rng(1)).masks

@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._extras import MissingExtraError
 from fastbptt.datasets import sunspots_monthly
 from fastbptt.demos import linear
 from fastbptt.demos.linear import rmse
 from fastbptt.demos.show import new_figure, print_table, write_figure
-from fastbptt.losses import mse
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
 from fastbptt.plots import plot_forecast
@@ -112,13 +111,7 @@ def run(
     Returns
     -------
     Result
-
-    Raises
-    ------
-    MissingExtraError
-        If tqdm is not installed.
     """
-    import_extra("tqdm.auto", "train", "the demo")
     year, sunspots = sunspots_monthly()
     cut = int((1 - HELD_OUT) * len(sunspots) / 12) * 12  # months to train on, in whole years
     print(
@@ -231,12 +224,13 @@ def train(
     optimizer = Adam(LEARNING_RATE)
 
     def decay(_: RNN, history: History) -> None:
-        optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * len(history.loss) / epochs)) / 2
+        done = len(history.loss)
+        optimizer.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
 
     x, y = inputs(months * np.exp(rng.uniform(-SCALING, SCALING, (len(months), 1))))
     return fit(
-        model, x, y, loss=settled_mse, optimizer=optimizer, epochs=epochs, batch_size=B,
-        clip_norm=MAX_NORM, seed=rng, callback=decay,
+        model, x, y, sample_weight=settled(len(x)), optimizer=optimizer, epochs=epochs,
+        batch_size=B, clip_norm=MAX_NORM, seed=rng, callback=decay,
     )  # fmt: skip
 
 
@@ -268,13 +262,9 @@ def autoregressions(sunspots: np.ndarray, cut: int) -> dict[str, np.ndarray]:
     return {**found, f"AR({order}) of the roots": squared(ahead, roots, cut)}
 
 
-def settled_mse(
-    y: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[float, np.ndarray]:
-    """Mean squared error of the forecasts after the first SETTLE months."""
-    settled = np.zeros(y.shape[:2], bool)
-    settled[SETTLE:] = True
-    return mse(y, target, settled if mask is None else settled & mask)
+def settled(windows: int) -> np.ndarray:
+    """What each month counts in training, (windows, T): the first SETTLE ones nothing."""
+    return np.tile(np.arange(T) >= SETTLE, (windows, 1))
 
 
 def print_comparison(
@@ -284,11 +274,12 @@ def print_comparison(
     rng = np.random.default_rng(0)
     batches = [(x[i], y[i]) for i in rng.integers(0, len(x), (steps, B))]
     backends: tuple[Backend, ...] = "numpy", "numba"
+    weight = settled(B)
     models = {backend: new_model(hidden, seed, backend) for backend in backends}
 
     results = []
     for model in models.values():
-        _, gradients = model.loss_and_grads(*batches[0], loss=settled_mse)
+        _, gradients = model.loss_and_grads(*batches[0], sample_weight=weight)
         named = {"d" + name.split(".")[-1]: d for name, d in gradients.items()}
         results.append({"y": model.predict(batches[0][0]), **named})
     print("Numba against NumPy, float32, one minibatch: largest difference over largest magnitude")
@@ -303,7 +294,7 @@ def print_comparison(
         for backend, model in models.items():
             start = time.perf_counter()
             for batch in batches:
-                model.loss_and_grads(*batch, loss=settled_mse)
+                model.loss_and_grads(*batch, sample_weight=weight)
             ms[backend] = min(ms[backend], 1e3 * (time.perf_counter() - start) / steps)
     print(
         f"One training step (forward, loss, backward; T={T} B={B} I=2 H={hidden}), "
