@@ -55,11 +55,12 @@ if TYPE_CHECKING:
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
     from fastbptt import testing as testing
+    from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
         "datasets", "diagnostics", "estimators", "jax", "losses", "onnx", "optimizers", "plots",
-        "testing",
+        "testing", "torch",
     )  # fmt: skip
 
     def __getattr__(name):

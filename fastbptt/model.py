@@ -108,6 +108,72 @@ class RNN:
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
+    @classmethod
+    def from_torch(
+        cls,
+        source: Any,
+        *,
+        activation: str | None = None,
+        output: str | None = None,
+        dropout: float | None = None,
+        readout: str | None = None,
+        backend: str = "numba",
+    ) -> "RNN":
+        """A model with the weights of one in PyTorch, copied.
+
+        Parameters
+        ----------
+        source : torch.nn.Module or mapping of str to (torch.Tensor or ndarray)
+            A :class:`torch.nn.RNN`, or a module or its ``state_dict()`` with one inside.
+        activation : str, optional
+            By default that of the module, or "tanh" for a ``state_dict``, which does not name it.
+        output : {"last", "all"}, default "last"
+            As for :class:`RNN`.
+        dropout : float, optional
+            By default that of the module, or 0.
+        readout : str, optional
+            Name of the :class:`torch.nn.Linear` that reads states; not needed if there is one.
+            Without any the readout is the identity, and outputs are states.
+        backend : {"numba", "numpy"}, default "numba"
+
+        Returns
+        -------
+        RNN
+            Its bias is the sum of torch's two.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is not exactly one plain recurrent module, or no such readout, or weights are
+            neither float32 nor float64.
+        """
+        from fastbptt.torch import from_torch  # needs an extra
+
+        return from_torch(
+            source, activation=activation, output=output, dropout=dropout, readout=readout,
+            backend=backend,
+        )  # fmt: skip
+
+    def to_torch(self) -> Any:
+        """This model as a module of PyTorch, with weights of its own.
+
+        Returns
+        -------
+        fastbptt.torch.Model
+            Called with x (N, T, I), and with `lengths` (N,) if not all steps count, it returns what
+            :meth:`predict` does.  Its ``rnn`` is a :class:`fastbptt.torch.RNN`, which is a
+            :class:`torch.nn.RNN`; its ``readout`` is a :class:`torch.nn.Linear`.
+            :meth:`from_torch` gives the same model back, to the bit.
+
+        Raises
+        ------
+        ValueError
+            If the activation is one that :class:`torch.nn.RNN` does not have.
+        """
+        from fastbptt.torch import to_torch  # needs an extra
+
+        return to_torch(self)
+
     def _settle(self, config: dict[str, Any], network: Network) -> None:
         for name in _CONFIG:
             setattr(self, name, config[name])

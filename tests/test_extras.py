@@ -21,6 +21,7 @@ OPTIONAL = {
     "matplotlib": "matplotlib",
     "onnx": "onnx",
     "sklearn": "scikit-learn",
+    "torch": "torch",
     "tqdm": "tqdm",
 }
 
@@ -92,7 +93,7 @@ def test_the_extras_install_what_they_are_named_for():
     found = set(used())
     assert found == {
         ("jax", "jax"), ("matplotlib", "plots"), ("onnx", "onnx"), ("sklearn", "sklearn"),
-        ("tqdm", "progress"),
+        ("torch", "torch"), ("tqdm", "progress"),
     }  # fmt: skip
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]
