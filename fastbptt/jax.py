@@ -82,8 +82,9 @@ def rnn(
     larger batch; with weights of their own, and for gradients of each sequence by itself, they are
     computed one after the other.
 
-    The computation runs on the CPU, in the threads of :func:`fastbptt.forward`, as many as
-    ``NUMBA_NUM_THREADS`` says.  A function that contains it cannot be exported by ``jax.export``.
+    The computation runs on the CPU, in as many threads as ``NUMBA_NUM_THREADS`` says.  (What
+    ``numba.set_num_threads`` says holds for the thread that says it; XLA has threads of its own.)
+    A function that contains it cannot be exported by ``jax.export``.
 
     Examples
     --------
@@ -209,6 +210,14 @@ def _new_primitive(name: str, types: Callable[..., Any]) -> Any:
     return primitive
 
 
+def _on_the_cpu_only(context: Any, *args: Any, **options: Any) -> Any:
+    platforms = ", ".join(context.module_context.platforms)
+    raise NotImplementedError(
+        f"fastbptt.jax.rnn is compiled for {platforms}, expected cpu: put its arguments there by "
+        'jax.device_put(..., jax.devices("cpu")[0])'
+    )
+
+
 def _run_in_place(primitive: Any, fill: Callable[..., None], options: Sequence[str]) -> None:
     """Have a primitive filled in by ``fill(filled, given, **options)``, on the CPU."""
 
@@ -221,6 +230,7 @@ def _run_in_place(primitive: Any, fill: Callable[..., None], options: Sequence[s
         return in_place.buffer_callback(callback, results)(*args)
 
     mlir.register_lowering(primitive, mlir.lower_fun(call, multiple_results=True), platform="cpu")
+    mlir.register_lowering(primitive, _on_the_cpu_only)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=options))
 
 

@@ -341,6 +341,13 @@ def test_other_derivatives_are_refused(transform):
         transform(lambda x: rnn(params, x, output="last").sum(), x)
 
 
+def test_other_platforms():
+    params, x, _ = arrays()
+    traced = jax.jit(lambda params, x: rnn(params, x)).trace(params, x)
+    with pytest.raises(NotImplementedError, match=r"rnn is compiled for cuda, expected cpu"):
+        traced.lower(lowering_platforms=("cuda",))
+
+
 def test_wrong_arguments():
     params, x, h0 = arrays()
     half = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), params)
