@@ -149,7 +149,7 @@ def _known_lengths(lengths: ArrayLike, T: int, B: int) -> Any:
 #   derivative  W_x, W_h, b, x, h[, lengths], and changes dW_x, dW_h, db, dh0[, dx] -> dh, dlast
 #   gradients   W_x, W_h, b, x, h[, lengths], and dh or dlast -> dW_x, dW_h, db, dh0[, dx]
 #
-# with shapes as in `rnn` and lengths int32.
+# with shapes as in `rnn`.
 
 WEIGHTS = 3
 
@@ -297,13 +297,10 @@ def _batch_states(args: Sequence[Any], axes: Sequence[int | None], **options: An
     """
     if any(axis is not None for axis in axes[:WEIGHTS]):
         return _one_after_the_other(_states, args, axes, **options)
-    size = _size(args, axes)
-    # x (T, B, I) has its sequences on the second axis, all others on the first.
-    merged = [
-        _merge(a, axis, size, int(number == WEIGHTS))
-        for number, (a, axis) in enumerate(zip(args, axes, strict=True))
-        if number >= WEIGHTS
-    ]
+    pairs = [*zip(args, axes, strict=True)]
+    size = next(a.shape[axis] for a, axis in pairs if axis is not None)
+    x, *others = pairs[WEIGHTS:]
+    merged = _merge(*x, size, 1), *(_merge(*pair, size, 0) for pair in others)
     h, last = _states.bind(*args[:WEIGHTS], *merged, **options)
     T, rows, H = h.shape
     split = size, rows // size, H
@@ -311,14 +308,10 @@ def _batch_states(args: Sequence[Any], axes: Sequence[int | None], **options: An
 
 
 def _merge(a: Any, mapped: int | None, size: int, axis: int) -> Any:
-    """Merge the mapped axis into this one, in front."""
+    """Merge the mapped axis into that of the sequences, in front."""
     a = jnp.broadcast_to(a, (size, *a.shape)) if mapped is None else jnp.moveaxis(a, mapped, 0)
     a = jnp.moveaxis(a, 0, axis)
     return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
-
-
-def _size(args: Sequence[Any], axes: Sequence[int | None]) -> int:
-    return next(a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None)
 
 
 def _one_after_the_other(
