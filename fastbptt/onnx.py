@@ -15,6 +15,7 @@ from fastbptt._extras import import_extra
 from fastbptt._stack import Stack
 from fastbptt._storage import FilePath
 from fastbptt.model import RNN
+from fastbptt.reference import ACTIVATIONS as KNOWN
 from fastbptt.rnn import Params
 
 onnx: Any = import_extra("onnx", "onnx", "fastbptt.onnx")
@@ -28,9 +29,15 @@ __all__ = ["export", "load"]
 # Operators of 2021, which every runtime has.
 OPSET, IR_VERSION = 17, 8
 ACTIVATIONS: dict[Any, str] = {
-    "tanh": "Tanh",
-    "relu": "Relu",
-    "identity": "Affine",  # alpha z + beta
+    ours: theirs
+    for ours, theirs in {
+        "tanh": "Tanh",
+        "relu": "Relu",
+        "identity": "Affine",  # alpha z + beta
+        "sigmoid": "Sigmoid",
+        "softplus": "Softplus",
+    }.items()
+    if ours in KNOWN
 }
 FOR_TRAINING = "dropout", "output_dropout"
 SAID = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",

@@ -11,13 +11,12 @@ import torch_exports
 
 import fastbptt
 from fastbptt import RNN
-from fastbptt.reference import ACTIVATIONS
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 
 import fastbptt.onnx  # noqa: E402
-from fastbptt.onnx import export, load  # noqa: E402
+from fastbptt.onnx import ACTIVATIONS, export, load  # noqa: E402
 
 I, H, O, T, N = 3, 5, 2, 6, 4
 LENGTHS = np.array([6, 0, 3, 1])
