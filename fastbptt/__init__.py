@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastbptt._extras import MissingExtraError
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
@@ -27,7 +29,9 @@ __all__ = [
     "Checkpoints",
     "Gradients",
     "History",
+    "Leak",
     "MissingExtraError",
+    "Noise",
     "Params",
     "RMSprop",
     "backward",
@@ -54,13 +58,14 @@ if TYPE_CHECKING:
     from fastbptt import onnx as onnx
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
+    from fastbptt import tasks as tasks
     from fastbptt import testing as testing
     from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
         "datasets", "diagnostics", "estimators", "jax", "losses", "onnx", "optimizers", "plots",
-        "testing", "torch",
+        "tasks", "testing", "torch",
     )  # fmt: skip
 
     def __getattr__(name):

@@ -16,7 +16,7 @@ import fastbptt
 FOLDER = pathlib.Path(fastbptt.__file__).parents[1]
 MODULES = (
     "datasets", "diagnostics", "estimators", "jax", "losses", "onnx", "optimizers", "plots",
-    "testing", "torch",
+    "tasks", "testing", "torch",
 )  # fmt: skip
 # Each imports a library of its name, which need not be installed.
 WORLDS = {"jax", "onnx", "torch"}
@@ -53,7 +53,7 @@ def test_modules_need_no_import_of_their_own():
 
 def test_importing_the_package_imports_no_more_than_training_takes():
     loaded = set(printed("import fastbptt\nprint(json.dumps([*sys.modules]))"))
-    lazy = {"datasets", "diagnostics", "estimators", "plots", "testing", "torch", *WORLDS}
+    lazy = {"datasets", "diagnostics", "estimators", "plots", "tasks", "testing", *WORLDS}
     assert not loaded & {f"fastbptt.{name}" for name in lazy}
     assert not loaded & WORLDS
     assert not loaded & {"numba", "llvmlite", "matplotlib", "sklearn", "tqdm"}
