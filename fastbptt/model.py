@@ -127,6 +127,7 @@ class RNN:
         activation: str | None = None,
         output: str | None = None,
         dropout: float | None = None,
+        output_dropout: float | None = None,
         readout: str | None = None,
         backend: str = "numba",
     ) -> "RNN":
@@ -140,8 +141,8 @@ class RNN:
             By default that of the module, or "tanh" for a ``state_dict``, which does not name it.
         output : {"last", "all"}, default "last"
             As for :class:`RNN`.
-        dropout : float, optional
-            By default that of the module, or 0.
+        dropout, output_dropout : float, optional
+            By default those of the module, or 0.
         readout : str, optional
             Name of the :class:`torch.nn.Linear` that reads states; not needed if there is one.
             Without any the readout is the identity, and outputs are states.
@@ -161,8 +162,8 @@ class RNN:
         from fastbptt.torch import from_torch  # needs an extra
 
         return from_torch(
-            source, activation=activation, output=output, dropout=dropout, readout=readout,
-            backend=backend,
+            source, activation=activation, output=output, dropout=dropout,
+            output_dropout=output_dropout, readout=readout, backend=backend,
         )  # fmt: skip
 
     def to_torch(self) -> Any:

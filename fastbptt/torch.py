@@ -15,13 +15,16 @@ the backward pass.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 import fastbptt
+from fastbptt import _checks
 from fastbptt._extras import import_extra
+from fastbptt._leak import Leak
 from fastbptt.model import check_config, model_of
+from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import Activation, Params, backward, find_backend, forward
 
 import_extra("torch", "torch", "fastbptt.torch")
@@ -32,7 +35,7 @@ from torch._dynamo.variables.builder import VariableBuilder  # noqa: E402
 from torch.nn.utils import rnn as rnn_utils  # noqa: E402
 from torch.nn.utils.rnn import PackedSequence  # noqa: E402
 
-__all__ = ["RNN", "Exchange", "Model", "accelerate"]
+__all__ = ["RNN", "Exchange", "LeakyRNN", "Model", "accelerate"]
 
 # One layer's computation on arrays.  D directions, I inputs, H units; the second direction reads
 # each sequence from its end.  Weights are torch's: for each direction W_ih (H, I), W_hh (H, H), and
@@ -97,28 +100,38 @@ def _layer_forward(
     weights: Sequence[np.ndarray],
     places: _Places | None,
     activation: Activation,
+    leak: Leak | None = None,
+    noise: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outputs (T, B, D H) or (N, D H), last states (D, B, H), and all states (D, T + 1, B, H).
 
-    `h0` is (D, B, H).  With one direction and no packing the outputs are a view of the states.
+    `h0` is (D, B, H), `noise` (D, T, B, H).  With one direction and no packing the outputs are a
+    view of the states.  With a leak of potentials, `h0` and the last states are those of these.
     """
     _limit_threads()
     params = _by_direction(weights)
     D, H = len(params), len(params[0].b)
     T, B = x.shape[:2] if places is None else places.shape
     h = np.empty((D, T + 1, B, H), x.dtype)
+    last = np.empty((D, B, H), x.dtype)
     for d in range(D):
         if places is None:
             x_d, lengths = x[::-1] if d else x, None
         else:
             x_d, lengths = places.pad(x, d), places.lengths
-        its_h0 = None if h0 is None else h0[d]
-        forward(params[d], x_d, its_h0, lengths=lengths, activation=activation, out=h[d])
+        its_h0, its_noise = (None if a is None else a[d] for a in (h0, noise))
+        v = last[d] if leak is not None and leak.of == "potential" else None
+        forward(
+            params[d], x_d, its_h0, lengths=lengths, activation=activation, leak=leak,
+            noise=its_noise, out=h[d], v=v,
+        )  # fmt: skip
+        if v is None:
+            last[d] = h[d, -1]
     if places is None:
         outputs = [h[0, 1:], *(h[1:, :0:-1])]
     else:
         outputs = [places.pack(h[d, 1:], d) for d in range(D)]
-    return outputs[0] if D == 1 else np.concatenate(outputs, axis=-1), h[:, -1].copy(), h
+    return outputs[0] if D == 1 else np.concatenate(outputs, axis=-1), last, h
 
 
 def _layer_backward(
@@ -129,6 +142,7 @@ def _layer_backward(
     weights: Sequence[np.ndarray],
     places: _Places | None,
     activation: Activation,
+    leak: Leak | None,
     need_dx: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, list[np.ndarray]]:
     """Gradients: of x, or None; of h0, (D, B, H); and of the weights, one by one."""
@@ -142,17 +156,21 @@ def _layer_backward(
         else:
             x_d, lengths = places.pad(x, d), places.lengths
             dh = None if dh is None else places.pad(dh, d)
+        dv = None
+        if leak is not None and leak.of == "potential" and dlast is not None:
+            dv = dlast[d]
         if dh is None:
-            dh = np.zeros(h.shape[2:], h.dtype) if dlast is None else dlast[d]
-        elif dlast is not None:
+            dh = np.zeros(h.shape[2:], h.dtype) if dlast is None or dv is not None else dlast[d]
+        elif dlast is not None and dv is None:
             if lengths is None:
                 dh = dh.copy()  # it may be somebody else's
                 dh[-1] += dlast[d]
             else:
                 dh[lengths - 1, np.arange(len(lengths))] += dlast[d]
         (dW_x, dW_h, db), dx_d, its_dh0 = backward(
-            its_params, x_d, h[d], dh, lengths=lengths, activation=activation, need_dx=need_dx
-        )
+            its_params, x_d, h[d], dh, lengths=lengths, activation=activation, leak=leak,
+            need_dx=need_dx, dv=dv,
+        )  # fmt: skip
         dh0.append(its_dh0)
         # Two biases, two arrays: autograd may keep them, and optimizers write to them.
         dweights += [dW_x.T, dW_h.T, db, db.copy()][: len(weights) // len(params)]
@@ -182,6 +200,10 @@ def _its_places(batch_sizes: Tensor | None) -> _Places | None:
     return None if batch_sizes is None else _places(_array(batch_sizes))
 
 
+def _its_leak(alpha: Tensor | None, of: str) -> Leak | None:
+    return None if alpha is None else Leak(_array(alpha), cast(Any, of))
+
+
 class _Layer(torch.autograd.Function):
     """A layer, eager: outputs and last states."""
 
@@ -192,36 +214,42 @@ class _Layer(torch.autograd.Function):
         h0: Tensor | None,
         batch_sizes: Tensor | None,
         activation: Activation,
+        alpha: Tensor | None,
+        of: str,
+        noise: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)  # who reads last states alone leaves None at the outputs
-        ctx.activation, ctx.places = activation, _its_places(batch_sizes)
+        ctx.activation, ctx.of, ctx.places = activation, of, _its_places(batch_sizes)
         outputs, last, h = _layer_forward(
-            _array(x), _or_none(h0), _arrays(weights), ctx.places, activation
-        )
+            _array(x), _or_none(h0), _arrays(weights), ctx.places, activation,
+            _its_leak(alpha, of), _or_none(noise),
+        )  # fmt: skip
         result = torch.from_numpy(outputs), torch.from_numpy(last)
-        # The outputs are kept so that autograd sees whether somebody has written to them.
-        ctx.save_for_backward(torch.from_numpy(h), result[0], x, batch_sizes, *weights)
+        # Outputs that are states are kept, so that autograd sees whether somebody wrote to them.
+        shared = result[0] if np.may_share_memory(outputs, h) else None
+        ctx.save_for_backward(torch.from_numpy(h), shared, x, batch_sizes, alpha, *weights)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        (doutputs, dlast), (h, _, x, batch_sizes, *weights) = grads, ctx.saved_tensors
+        (doutputs, dlast), (h, _, x, batch_sizes, alpha, *weights) = grads, ctx.saved_tensors
         need_dx, need_dh0, *_ = ctx.needs_input_grad
         if doutputs is None and dlast is None:
             return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():  # the operator's gradient says that it has none itself
             dx, dh0, *dweights = _rnn_backward(
-                doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, need_dx
+                doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, alpha, ctx.of, need_dx
             )
         else:
             dx, dh0, dweights = _layer_backward(
                 _or_none(doutputs), _or_none(dlast), _array(x), _array(h), _arrays(weights),
-                ctx.places, ctx.activation, need_dx,
+                ctx.places, ctx.activation, _its_leak(alpha, ctx.of), need_dx,
             )  # fmt: skip
             dx = None if dx is None else torch.from_numpy(dx)
             dh0, dweights = torch.from_numpy(dh0), map(torch.from_numpy, dweights)
-        return dx if need_dx else None, dh0 if need_dh0 else None, None, None, *dweights
+        given = dx if need_dx else None, dh0 if need_dh0 else None
+        return *given, None, None, None, None, None, *dweights
 
 
 @torch.library.custom_op("fastbptt::rnn", mutates_args=(), device_types="cpu")
@@ -231,11 +259,15 @@ def _rnn(
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     activation: str,
+    alpha: Tensor | None,
+    of: str,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A layer as an operator: outputs, last states, and all states for the backward pass."""
     outputs, last, h = _layer_forward(
-        _array(x), _or_none(h0), _arrays(weights), _its_places(batch_sizes), _known(activation)
-    )
+        _array(x), _or_none(h0), _arrays(weights), _its_places(batch_sizes), cast(Any, activation),
+        _its_leak(alpha, of), _or_none(noise),
+    )  # fmt: skip
     if np.may_share_memory(outputs, h):  # not allowed among an operator's results
         outputs = outputs.copy()
     return torch.from_numpy(outputs), torch.from_numpy(last), torch.from_numpy(h)
@@ -248,6 +280,9 @@ def _(
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     activation: str,
+    alpha: Tensor | None,
+    of: str,
+    noise: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     H = weights[1].shape[0]
     D = len(weights) // (4 if len(weights) > 2 and weights[2].dim() == 1 else 2)
@@ -270,12 +305,14 @@ def _rnn_backward(
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     activation: str,
+    alpha: Tensor | None,
+    of: str,
     need_dx: bool,
 ) -> list[Tensor]:
     """Gradients of x (empty if it is not needed), h0 and the weights."""
     dx, dh0, dweights = _layer_backward(
         _or_none(doutputs), _or_none(dlast), _array(x), _array(h), _arrays(weights),
-        _its_places(batch_sizes), _known(activation), need_dx,
+        _its_places(batch_sizes), cast(Any, activation), _its_leak(alpha, of), need_dx,
     )  # fmt: skip
     dx = np.empty(0, h.numpy().dtype) if dx is None else dx
     return [torch.from_numpy(np.ascontiguousarray(a)) for a in (dx, dh0, *dweights)]
@@ -290,6 +327,8 @@ def _(
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     activation: str,
+    alpha: Tensor | None,
+    of: str,
     need_dx: bool,
 ) -> list[Tensor]:
     D, _, B, H = h.shape
@@ -298,31 +337,26 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, _, weights, batch_sizes, activation = inputs
+    x, _, weights, batch_sizes, activation, alpha, of, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[2])
-    ctx.activation, ctx.count = activation, len(weights)
-    ctx.save_for_backward(output[2], x, batch_sizes, *weights)
+    ctx.activation, ctx.of, ctx.count = activation, of, len(weights)
+    ctx.save_for_backward(output[2], x, batch_sizes, alpha, *weights)
 
 
 def _gradient(ctx: Any, doutputs: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Any, ...]:
     if doutputs is None and dlast is None:
-        return None, None, [None] * ctx.count, None, None
-    h, x, batch_sizes, *weights = ctx.saved_tensors
+        return None, None, [None] * ctx.count, None, None, None, None, None
+    h, x, batch_sizes, alpha, *weights = ctx.saved_tensors
     need_dx, need_dh0 = ctx.needs_input_grad[:2]
     dx, dh0, *dweights = _rnn_backward(
-        doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, need_dx
+        doutputs, dlast, x, h, weights, batch_sizes, ctx.activation, alpha, ctx.of, need_dx
     )
-    return dx if need_dx else None, dh0 if need_dh0 else None, dweights, None, None
+    given = dx if need_dx else None, dh0 if need_dh0 else None
+    return *given, dweights, None, None, None, None, None
 
 
 _rnn.register_autograd(_gradient, setup_context=_keep)
-
-
-def _known(activation: str) -> Activation:
-    if activation not in ("tanh", "relu"):
-        raise ValueError(f"activation is {activation!r}, expected 'tanh' or 'relu'")
-    return activation
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -457,14 +491,20 @@ class RNN(nn.RNN):
     def _layer(
         self, x: Tensor, h0: Tensor | None, batch_sizes: Tensor | None, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        activation: Any = self.nonlinearity
+        cell = self.nonlinearity, *self._cell(x, batch_sizes)
         if _is_plain(x):
-            return _Layer.apply(x, h0, batch_sizes, activation, *weights)  # type: ignore
+            return _Layer.apply(x, h0, batch_sizes, *cell, *weights)  # type: ignore
         if batch_sizes is not None and h0 is None:  # the number of sequences, for fake tensors
             D = 2 if self.bidirectional else 1
             h0 = x.new_zeros((D, int(batch_sizes[0]), self.hidden_size))
-        outputs, last, _ = _rnn(x, h0, list(weights), batch_sizes, activation)
+        outputs, last, _ = _rnn(x, h0, list(weights), batch_sizes, *cell)
         return outputs, last
+
+    def _cell(
+        self, x: Tensor, batch_sizes: Tensor | None
+    ) -> tuple[Tensor | None, str, Tensor | None]:
+        """What a layer's units leak, of what, and the noise added to what they get."""
+        return None, "rate", None
 
     def _check(
         self, x: Tensor, batch_sizes: Tensor | None, hx: Tensor | None, weights: Sequence[Tensor]
@@ -514,6 +554,113 @@ class RNN(nn.RNN):
             self.check_hidden_size(hx, (self.num_layers * D, B, self.hidden_size))
 
 
+class LeakyRNN(RNN):
+    """A layer, or several, whose units leak: they keep a part of what they were at each step.
+
+    With z_t what a plain layer applies f to, a leak is one of rates or of potentials v:
+
+    .. math::
+        h_t = (1 - \\alpha) h_{t-1} + \\alpha f(z_t)
+
+        v_t = (1 - \\alpha) v_{t-1} + \\alpha z_t \\qquad h_t = f(v_t)
+
+    Everything else is as in :class:`RNN`, names of parameters included.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    leak : fastbptt.Leak
+        Of every layer.  It is not trained.
+    num_layers : int, default 1
+    nonlinearity : str, default "tanh"
+        One of the activations of :func:`fastbptt.forward`.
+    bias, batch_first, dropout, bidirectional, device, dtype
+        As for :class:`RNN`.
+    noise : float, default 0.0
+        Standard deviation of what is added to z_t in training, drawn from torch's generator for
+        each step, sequence and unit.
+
+    Attributes
+    ----------
+    alpha : Tensor, (H,)
+        A buffer, which is not in the ``state_dict``.
+    of : {"rate", "potential"}
+    noise : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value.
+
+    Notes
+    -----
+    With a leak of potentials, `hx` and ``h_n`` are initial and last potentials, so that ``h_n`` of
+    one piece of a sequence is `hx` of the next; outputs are f of potentials.
+
+    Examples
+    --------
+    >>> import torch, fastbptt.torch
+    >>> rnn = fastbptt.torch.LeakyRNN(3, 5, fastbptt.Leak(0.2), nonlinearity="softplus", noise=0.1)
+    >>> rnn
+    LeakyRNN(3, 5, nonlinearity='softplus', of='rate', noise=0.1)
+    >>> rnn(torch.zeros(7, 2, 3))[0].shape
+    torch.Size([7, 2, 5])
+    """
+
+    alpha: Tensor
+    of: str
+    noise: float
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        leak: Leak,
+        num_layers: int = 1,
+        nonlinearity: Activation = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        noise: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if not isinstance(leak, Leak):
+            raise TypeError(f"leak is {leak!r}, expected a fastbptt.Leak")
+        _checks.one_of("nonlinearity", nonlinearity, ACTIVATIONS)
+        noise = _checks.number("noise", noise)
+        super().__init__(
+            input_size, hidden_size, num_layers, "tanh", bias, batch_first, dropout,
+            bidirectional, device=device, dtype=dtype,
+        )  # fmt: skip
+        self.nonlinearity, self.of, self.noise = nonlinearity, leak.of, noise
+        alpha = np.asarray(leak.alpha)
+        if alpha.ndim and alpha.shape != (hidden_size,):
+            raise ValueError(f"leak's alpha has shape {alpha.shape}, expected {(hidden_size,)}")
+        weight: Any = self.weight_hh_l0
+        alpha = torch.from_numpy(np.broadcast_to(alpha, hidden_size).copy())
+        self.register_buffer("alpha", alpha.to(weight), persistent=False)
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        said = f", nonlinearity={self.nonlinearity!r}, of={self.of!r}, noise={self.noise}"
+        return super().extra_repr() + said
+
+    def _cell(
+        self, x: Tensor, batch_sizes: Tensor | None
+    ) -> tuple[Tensor | None, str, Tensor | None]:
+        noise = None
+        if self.noise > 0 and self.training:
+            shape = x.shape[:2] if batch_sizes is None else (len(batch_sizes), int(batch_sizes[0]))
+            D = 2 if self.bidirectional else 1
+            noise = torch.randn((D, *shape, self.hidden_size), dtype=x.dtype, device=x.device)
+            noise = noise * self.noise
+        return self.alpha, self.of, noise
+
+
 class Exchange(NamedTuple):
     """What :func:`accelerate` did.
 
@@ -560,7 +707,7 @@ def accelerate(module: nn.Module) -> Exchange:
             continue
         reason = _why_not(each)
         if reason is None:
-            each.__class__ = RNN
+            each.__class__ = RNN  # type: ignore
             done.exchanged.append(name)
         else:
             done.left[name] = reason
@@ -597,20 +744,26 @@ class Model(nn.Module):
     readout : torch.nn.Linear
     output : {"last", "all"}
         Whether the last states are read out, or those of every step.
+    output_dropout : float, default 0.0
+        Share of what is read that training replaces by zero.
 
     Attributes
     ----------
-    rnn, readout, output
+    rnn, readout, output, output_dropout
         As given.
     """
 
     rnn: nn.RNN
     readout: nn.Linear
     output: str
+    output_dropout: float
 
-    def __init__(self, rnn: nn.RNN, readout: nn.Linear, output: str) -> None:
+    def __init__(
+        self, rnn: nn.RNN, readout: nn.Linear, output: str, output_dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.rnn, self.readout, self.output = rnn, readout, output
+        self.output_dropout = output_dropout
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Outputs for each sequence.
@@ -634,14 +787,17 @@ class Model(nn.Module):
             outputs, h_n = self.rnn(packed)
         if self.output == "last":
             D = 2 if self.rnn.bidirectional else 1
-            return self.readout(torch.cat(list(h_n[-D:]), dim=1))
+            return self._read(torch.cat(list(h_n[-D:]), dim=1))
         if lengths is None:
-            return self.readout(outputs)
-        data = self.readout(outputs.data)
+            return self._read(outputs)
+        data = self._read(outputs.data)
         y, _ = rnn_utils.pad_packed_sequence(
             outputs._replace(data=data), batch_first=True, total_length=x.shape[1]
         )
         return y
+
+    def _read(self, states: Tensor) -> Tensor:
+        return self.readout(nn.functional.dropout(states, self.output_dropout, self.training))
 
 
 def to_torch(model: fastbptt.RNN) -> Model:
@@ -673,7 +829,7 @@ def to_torch(model: fastbptt.RNN) -> Model:
     rnn.load_state_dict(state, assign=True)
     readout = nn.Linear(D * model.hidden_size, model.output_size, device="meta", dtype=dtype)
     readout.load_state_dict({"weight": W_y.T.contiguous(), "bias": b_y}, assign=True)
-    return Model(rnn, readout, model.output).requires_grad_()
+    return Model(rnn, readout, model.output, model.output_dropout).requires_grad_()
 
 
 def from_torch(
@@ -682,6 +838,7 @@ def from_torch(
     activation: str | None = None,
     output: str | None = None,
     dropout: float | None = None,
+    output_dropout: float | None = None,
     readout: str | None = None,
     backend: str = "numba",
 ) -> fastbptt.RNN:
@@ -696,12 +853,16 @@ def from_torch(
     """
     if isinstance(source, nn.Module):
         found = [m for m in source.modules() if isinstance(m, nn.RNN)]
+        if any(isinstance(m, LeakyRNN) for m in found):
+            raise ValueError("the module is a LeakyRNN, expected a plain recurrent one")
         if len(found) == 1:
             activation = found[0].nonlinearity if activation is None else activation
             if dropout is None and found[0].num_layers > 1:
                 dropout = found[0].dropout
-        if isinstance(source, Model) and output is None:
-            output = source.output
+        if isinstance(source, Model):
+            output = source.output if output is None else output
+            if output_dropout is None:
+                output_dropout = source.output_dropout
         source = source.state_dict()
     arrays = {name: _found_array(name, a) for name, a in source.items()}
     prefix, layers = _found_layers(arrays)
@@ -712,7 +873,7 @@ def from_torch(
         len(layers[0].W_x), len(layers[0].b), len(b_y), len(layers) // (1 + bidirectional),
         bidirectional, "tanh" if activation is None else activation,
         "last" if output is None else output, 0.0 if dropout is None else dropout,
-        layers[0].W_x.dtype, backend,
+        layers[0].W_x.dtype, backend, 0.0 if output_dropout is None else output_dropout,
     )  # fmt: skip
     every = [a for params in layers for a in params]
     return model_of(config, np.concatenate([a.ravel() for a in (*every, W_y, b_y)]))
@@ -806,3 +967,4 @@ def _open_to_dynamo(kind: type[RNN]) -> None:
 
 
 _open_to_dynamo(RNN)
+_open_to_dynamo(LeakyRNN)

@@ -319,8 +319,9 @@ def test_copies_and_files():
         torch.load(file, weights_only=False),
     ):
         assert type(other) is fastbptt.torch.RNN
-        assert torch.equal(other(given)[0], expected)
-        assert other.weight_hh_l0.data_ptr() != ours.weight_hh_l0.data_ptr()
+        assert torch.equal(other(given)[0], expected)  # type: ignore
+        weight: Any = other.weight_hh_l0
+        assert weight.data_ptr() != ours.weight_hh_l0.data_ptr()
     file = io.BytesIO()
     torch.save(ours.state_dict(), file)
     file.seek(0)
@@ -362,20 +363,21 @@ def test_the_operator(bidirectional, packed):
     x, h0, given = inputs(ours, "sorted" if packed else "padded")
     batch_sizes = given.batch_sizes if packed else None
     x = given.data.detach().requires_grad_()
-    args = x, h0, list(ours.parameters()), batch_sizes, "tanh"
+    args = x, h0, list(ours.parameters()), batch_sizes, "tanh", None, "rate", None
     torch.library.opcheck(torch.ops.fastbptt.rnn.default, args)
     outputs, last, h = (a.detach() for a in torch.ops.fastbptt.rnn(*args))
     expected = ours(PackedSequence(x, batch_sizes) if packed else x, h0)
     assert torch.equal(outputs, data(expected[0]))
     assert torch.equal(last, expected[1])
     weights = [w.detach() for w in ours.parameters()]
-    args = outputs, last, x.detach(), h, weights, batch_sizes, "tanh", True
+    args = outputs, last, x.detach(), h, weights, batch_sizes, "tanh", None, "rate", True
     torch.library.opcheck(torch.ops.fastbptt.rnn_backward.default, args)
 
 
 def test_the_operator_has_no_other_activation():
-    with pytest.raises(ValueError, match="activation is 'sin', expected 'tanh' or 'relu'"):
-        torch.ops.fastbptt.rnn(torch.zeros(1, 1, 1), None, [torch.zeros(1, 1)] * 2, None, "sin")
+    x, weights = torch.zeros(1, 1, 1), [torch.zeros(1, 1)] * 2
+    with pytest.raises(ValueError, match="activation is 'sin', expected one of 'tanh', 'relu'"):
+        torch.ops.fastbptt.rnn(x, None, weights, None, "sin", None, "rate", None)
 
 
 def test_eager_and_operator_have_the_same_gradients(monkeypatch):
@@ -389,6 +391,124 @@ def test_eager_and_operator_have_the_same_gradients(monkeypatch):
         ours.zero_grad()
         for a, b in zip(got[2], eager[2], strict=True):
             assert torch.equal(a, b)
+
+
+# Leaks
+
+
+def step_by_step(module, x, hx, lengths, noise):
+    """A leaky layer in one direction from its formulas, sequence by sequence."""
+    f = {"tanh": torch.tanh, "softplus": nn.functional.softplus, "relu": torch.relu}
+    f, alpha = f[module.nonlinearity], module.alpha
+    W_ih, W_hh, b_ih, b_hh = module.parameters()
+    outputs, last = [], []
+    for b, length in enumerate(lengths):
+        state = hx[0, b]
+        its_outputs = []
+        for t in range(length):
+            h = f(state) if module.of == "potential" else state
+            z = W_ih @ x[t, b] + W_hh @ h + b_ih + b_hh + (0 if noise is None else noise[0, t, b])
+            new = z if module.of == "potential" else f(z)
+            state = (1 - alpha) * state + alpha * new
+            its_outputs.append(f(state) if module.of == "potential" else state)
+        outputs.append(torch.stack(its_outputs))
+        last.append(state)
+    return outputs, torch.stack(last)[None]
+
+
+def leaky(of="rate", **options):
+    torch.manual_seed(1)
+    leak = fastbptt.Leak(np.linspace(0.1, 0.9, H), of)
+    return fastbptt.torch.LeakyRNN(I, H, leak, dtype=torch.float64, **options)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "softplus"])
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_leaks(of, nonlinearity, noise, packed):
+    module = leaky(of, nonlinearity=nonlinearity, noise=noise)
+    x, hx, given = inputs(module, "sorted" if packed else "padded")
+    lengths = LENGTHS["sorted"] if packed else [T] * B
+    torch.manual_seed(3)
+    drawn = torch.randn(1, T, B, H, dtype=torch.float64) * noise if noise else None
+    outputs, last = step_by_step(module, x, hx, lengths, drawn)
+    weights = torch.linspace(-1, 1, T * B * H, dtype=torch.float64).reshape(B, T, H)
+
+    def gradients(outputs, last):
+        loss = (last**2).sum() + sum(
+            (h * w[: len(h)]).sum() for h, w in zip(outputs, weights, strict=True)
+        )
+        return torch.autograd.grad(loss, (x, hx, *module.parameters()))
+
+    expected = gradients(outputs, last)
+    torch.manual_seed(3)
+    got, got_last = module(given, hx)
+    if packed:
+        got, _ = pad_packed_sequence(got)
+    got = [got[:length, b] for b, length in enumerate(lengths)]
+    for a, b in zip([*got, got_last], [*outputs, last], strict=True):
+        assert_same(a, b, 1e-12)
+    for a, b in zip(gradients(got, got_last), expected, strict=True):
+        assert_same(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_leaks_by_finite_differences(of):
+    module = leaky(of, num_layers=2, bidirectional=True)
+    x, hx, _ = inputs(module)
+    names, weights = zip(*module.named_parameters(), strict=True)
+
+    def call(x, hx, *weights):
+        values = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(module, values, (x, hx))
+
+    assert torch.autograd.gradcheck(call, (x, hx, *weights))
+    assert torch.autograd.gradcheck(lambda *args: call(*args)[1], (x, hx, *weights))
+
+
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_pieces_of_a_leaky_sequence(of):
+    module = leaky(of, num_layers=2)
+    x, hx, _ = inputs(module)
+    whole, h_n = module(x, hx)
+    first, state = module(x[:3], hx)
+    second, state = module(x[3:], state)
+    assert torch.equal(torch.cat([first, second]), whole)
+    assert torch.equal(state, h_n)
+
+
+def test_a_leaky_module():
+    module, theirs = leaky(noise=0.5), nn.RNN(I, H, dtype=torch.float64)
+    assert list(module.state_dict()) == list(theirs.state_dict())
+    x = inputs(module)[2]
+    other = pickle.loads(pickle.dumps(module)).eval()
+    module.eval()
+    assert torch.equal(other(x)[0], module(x)[0])
+    module.train()
+    assert not torch.equal(module(x)[0], module(x)[0])
+    assert module.float().alpha.dtype == torch.float32
+    plain = fastbptt.torch.LeakyRNN(I, H, fastbptt.Leak(1), dtype=torch.float64)
+    plain.load_state_dict(theirs.state_dict())
+    assert_same(plain(x)[0], theirs(x)[0], 1e-12)
+    with pytest.raises(TypeError, match=r"leak is 0\.2, expected a fastbptt\.Leak"):
+        fastbptt.torch.LeakyRNN(I, H, 0.2)
+    with pytest.raises(ValueError, match=r"alpha has shape \(3,\), expected \(5,\)"):
+        fastbptt.torch.LeakyRNN(I, H, fastbptt.Leak([0.1, 0.2, 0.3]))
+    with pytest.raises(ValueError, match="nonlinearity is 'sin'"):
+        fastbptt.torch.LeakyRNN(I, H, fastbptt.Leak(0.2), nonlinearity="sin")
+    with pytest.raises(ValueError, match="a LeakyRNN, expected a plain recurrent one"):
+        fastbptt.RNN.from_torch(plain)
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_the_operator_leaks(of):
+    module = leaky(of)
+    x, h0, _ = inputs(module)
+    noise = torch.randn(1, T, B, H, dtype=torch.float64)
+    args = x, h0, list(module.parameters()), None, "tanh", module.alpha, of, noise
+    torch.library.opcheck(torch.ops.fastbptt.rnn.default, args)
 
 
 # Threads
@@ -471,11 +591,16 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS[::3])
 def test_a_model_to_torch_and_back(config):
-    model = fastbptt.RNN(I, H, 2, dtype="float64", seed=0, **config)
+    dropout = 0.25 if config["num_layers"] > 1 else 0.0
+    model = fastbptt.RNN(
+        I, H, 2, dtype="float64", seed=0, dropout=dropout, output_dropout=0.5, **config
+    )
     for name, a in model.parameters().items():
         if name.endswith("b"):
             a[...] = np.linspace(-1, 1, a.size)
     module = model.to_torch()
+    assert (module.rnn.dropout, module.output_dropout) == (dropout, 0.5)
+    module.eval()
     x = np.random.default_rng(0).standard_normal((B, T, I))
     lengths = np.array(LENGTHS["unsorted"])
     for its_lengths in (None, lengths):

@@ -90,6 +90,13 @@ for options in ({{}}, DEEP):
     model(x)[1].sum().backward()
     close([h_n_alone], [model.rnn.weight_hh_l0.grad])
 
+for of in ("rate", "potential"):
+    rnn = fastbptt.torch.LeakyRNN(3, 16, fastbptt.Leak(0.2, of), noise=0.1).eval()
+    compiled = torch.compile(rnn, fullgraph=True, backend={backend!r})
+    close(gradients(compiled, rnn, x), gradients(rnn, rnn, x))
+    rnn.train()
+    assert not torch.equal(compiled(x)[0], compiled(x)[0])
+
 rnn = fastbptt.torch.RNN(3, 16)
 packed = pack_sequence([torch.randn(n, 3) for n in (6, 5, 2)])
 got, expected = torch.compile(rnn, fullgraph=True, backend={backend!r})(packed), rnn(packed)
