@@ -1,7 +1,6 @@
 """A model of weights that come from elsewhere: another library's, or a file's."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,6 +8,10 @@ from fastbptt import _checks
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.rnn import Params
+
+FOR_TRAINING = "dropout", "output_dropout", "noise"
+PLAIN = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
+         "output", "dtype", "backend", *FOR_TRAINING)  # fmt: skip
 
 
 def model_with(
@@ -18,9 +21,9 @@ def model_with(
     directions: int = 1,
     activation: str = "tanh",
     output: str = "last",
-    dropout: float = 0.0,
-    output_dropout: float = 0.0,
     backend: str = "numba",
+    dropout: float = 0.0,
+    **for_training: float,
 ) -> RNN:
     """The model of these weights, of which it takes copies.
 
@@ -32,7 +35,7 @@ def model_with(
         None: the states themselves, as read out by an identity matrix.
     directions : {1, 2}, default 1
         D.
-    activation, output, dropout, output_dropout, backend
+    activation, output, backend, dropout, ...
         As for :class:`fastbptt.RNN`.
     """
     dtype = layers[0].b.dtype
@@ -43,7 +46,7 @@ def model_with(
         readout = np.eye(wide, dtype=dtype), np.zeros(wide, dtype)
     config = check_config(
         I, H, np.shape(readout[1])[0], len(layers) // directions, directions == 2, activation,
-        output, dropout, dtype, backend, output_dropout,
+        output, dropout, dtype, backend, **for_training,
     )  # fmt: skip
     arrays = [a for params in layers for a in params] + [*readout]
     for (name, shape), a in zip(weight_shapes(**config), arrays, strict=True):
@@ -51,11 +54,9 @@ def model_with(
     return model_of(config, np.concatenate([a.ravel() for a in arrays]))
 
 
-def changed_options(model: RNN, known: Sequence[str]) -> dict[str, Any]:
-    """Options of a model, apart from those known, that are not as they are by default."""
-    plain = RNN(model.input_size, model.hidden_size, model.output_size, backend="numpy").config()
-    return {
-        name: value
-        for name, value in model.config().items()
-        if name not in known and value != plain[name]
-    }
+def check_plain(model: RNN, elsewhere: str) -> None:
+    """Refuse a model whose outputs follow from more than its weights and what is in `PLAIN`."""
+    usual = RNN(model.input_size, model.hidden_size, model.output_size, backend="numpy").config()
+    for name, value in model.config().items():
+        if name not in PLAIN and value != usual[name]:
+            raise ValueError(f"the model has {name}={value!r}, which {elsewhere} cannot say")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbptt._exchange import model_with
+from fastbptt._exchange import check_plain, model_with
 from fastbptt.model import RNN
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import Params
@@ -45,6 +45,7 @@ def from_keras(
 
 def to_keras(model: RNN) -> list[np.ndarray]:
     """See :meth:`fastbptt.RNN.to_keras`."""
+    check_plain(model, "Keras' SimpleRNN")
     return [a.copy() for a in model.parameters().values()]
 
 

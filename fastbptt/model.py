@@ -571,6 +571,11 @@ class RNN:
             Copies, for a ``keras.Sequential`` of ``SimpleRNN`` layers, in ``Bidirectional`` if the
             model is, and a ``Dense``.
 
+        Raises
+        ------
+        ValueError
+            If the model has an option that these do not have, such as a leak.
+
         See Also
         --------
         from_keras : The way back.

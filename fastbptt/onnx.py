@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbptt import _storage
-from fastbptt._exchange import changed_options, model_with
+from fastbptt._exchange import FOR_TRAINING, check_plain, model_with
 from fastbptt._extras import import_extra
 from fastbptt._stack import Stack
 from fastbptt._storage import FilePath
@@ -39,9 +39,6 @@ ACTIVATIONS: dict[Any, str] = {
     }.items()
     if ours in KNOWN
 }
-FOR_TRAINING = "dropout", "output_dropout"
-SAID = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-        "output", *FOR_TRAINING, "dtype", "backend")  # fmt: skip
 
 
 def export(model: RNN, path: FilePath) -> None:
@@ -88,11 +85,9 @@ def export(model: RNN, path: FilePath) -> None:
     """
     if not isinstance(model, RNN):
         raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-    options = changed_options(model, SAID)
     if model.activation not in ACTIVATIONS:
-        options["activation"] = model.activation
-    for name, value in options.items():
-        raise ValueError(f"the model has {name}={value!r}, which ONNX's RNN cannot say")
+        raise ValueError(f"the model has activation={model.activation!r}, which ONNX cannot say")
+    check_plain(model, "ONNX")
     _storage.replace(path, _proto(model).SerializeToString())
 
 
@@ -297,7 +292,7 @@ def _model_of(proto: Any) -> RNN:
                 "directions": directions,
                 "activation": found.activation,
                 "output": output,
-                **_dropout(proto, len(found.layers) > directions),
+                **_noted(proto),
             }
             model = model_with(found.layers, found.readout, backend="numpy", **options)
             pairs = [*zip(trials, values, strict=True)]
@@ -312,11 +307,10 @@ def _model_of(proto: Any) -> RNN:
     )
 
 
-def _dropout(proto: Any, several: bool) -> dict[str, float]:
-    """What `export` noted, for training: the graph has none."""
+def _noted(proto: Any) -> dict[str, float]:
+    """What `export` noted, for training: the graph has nothing of it."""
     noted = {entry.key: entry.value for entry in proto.metadata_props}
-    kinds = FOR_TRAINING if several else FOR_TRAINING[1:]
-    return {kind: float(noted.get(f"fastbptt.{kind}", 0)) for kind in kinds}
+    return {kind: float(noted.get(f"fastbptt.{kind}", 0)) for kind in FOR_TRAINING}
 
 
 def _inputs(graph: Any) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+import fastbptt
 from fastbptt import RNN
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -118,6 +119,14 @@ def test_there_and_back(dtype, bidirectional):
     assert again.config() == model.config()
     assert again.network.vector.tobytes() == model.network.vector.tobytes()
     assert not np.shares_memory(again.network.vector, model.network.vector)
+
+
+def test_a_leak_is_not_for_keras():
+    model = RNN(I, H, O, leak=fastbptt.Leak(0.5), seed=0)
+    with pytest.raises(
+        ValueError, match=r"the model has leak=Leak.*, which Keras' SimpleRNN cannot"
+    ):
+        model.to_keras()
 
 
 def test_to_keras():
