@@ -52,8 +52,8 @@ def rnn(
         Initial state; zero by default.
     lengths : array of int, (B,), optional
         Steps that count for each sequence, 0 to T, see :func:`fastbptt.forward`.
-    activation : {"tanh", "relu", "identity"}, default "tanh"
-        The function f.
+    activation : str, default "tanh"
+        The function f, one of those of :func:`fastbptt.forward`.
     output : {"all", "last"}, default "all"
         What is returned.  The gradient at the last states alone takes less time and memory than
         one at all states that is zero elsewhere.
