@@ -584,6 +584,87 @@ class RNN:
         )  # fmt: skip
         return value, gradient.named
 
+    @classmethod
+    def from_keras(
+        cls,
+        layers: Any,
+        *,
+        activation: str | None = None,
+        bidirectional: bool | None = None,
+        output: str | None = None,
+    ) -> "RNN":
+        """A model with the weights of Keras' ``SimpleRNN``, and of a ``Dense`` as its readout.
+
+        Parameters
+        ----------
+        layers : keras.Model, layer, list of layers or list of ndarray
+            ``SimpleRNN``, one or several, plain or all in ``Bidirectional``; then a ``Dense``
+            without activation, or the states are read out as they are.  ``Masking`` and ``Dropout``
+            may stand in between; neither is kept.  Or the arrays of such layers, as their
+            ``get_weights()`` gives them: for each layer and direction (I, H), (H, H), (H,), then
+            (D H, O), (O,).
+        activation, bidirectional, output : optional
+            As for `RNN`, for arrays alone; layers say it themselves.
+
+        Returns
+        -------
+        RNN
+            Of copies of the weights, to the bit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is anything else in the layers.
+
+        See Also
+        --------
+        to_keras : The arrays, for ``set_weights``.
+
+        Notes
+        -----
+        `predict` gives what Keras' does, with `output` "all" for ``return_sequences=True``.  In
+        place of a mask it takes `lengths`, and gives zeros past them, where Keras repeats the last
+        state's output.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> arrays = [np.ones((2, 3)), np.eye(3), np.zeros(3), np.ones((3, 1)), np.zeros(1)]
+        >>> fastbptt.RNN.from_keras(arrays, activation="relu").predict(np.ones((1, 4, 2)))
+        array([[24.]])
+        """
+        from fastbptt._keras import from_keras
+
+        return from_keras(layers, activation, bidirectional, output)
+
+    def to_keras(self) -> list[np.ndarray]:
+        """The weights as Keras' ``set_weights`` takes them.
+
+        Returns
+        -------
+        list of ndarray
+            Copies, for a ``keras.Sequential`` of ``SimpleRNN`` layers, in ``Bidirectional`` if the
+            model is, and a ``Dense``.
+
+        Raises
+        ------
+        ValueError
+            If the model has an option that these do not have, such as a leak.
+
+        See Also
+        --------
+        from_keras : The way back.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> [a.shape for a in fastbptt.RNN(2, 3, 1, seed=0).to_keras()]
+        [(2, 3), (3, 3), (3,), (3, 1), (1,)]
+        """
+        from fastbptt._keras import to_keras
+
+        return to_keras(self)
+
     def _outputs(
         self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
