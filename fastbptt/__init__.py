@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from fastbptt._constraints import Constraints
 from fastbptt._extras import MissingExtraError
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
@@ -25,6 +26,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Checkpoints",
+    "Constraints",
     "Gradients",
     "History",
     "MissingExtraError",

@@ -1,8 +1,8 @@
 """Models on disk: safetensors files, which hold numbers and no code, replaced whole or not at all.
 
 A file holds each of :meth:`fastbptt.RNN.parameters` under its name and, as metadata, what the
-model's constructor was given.  A training run's file holds more beside that, see
-:func:`save_training`; :func:`load` reads the model out of either.
+model's constructor was given; and what constrained weights are computed from.  A training run's
+file holds more beside that, see :func:`save_training`; :func:`load` reads the model out of either.
 
 Nothing that a file says is believed before it is checked: it may be damaged, or somebody else's.
 """
@@ -20,8 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from fastbptt._constraints import Constraints, Entries
 from fastbptt._extras import import_extra
-from fastbptt._network import weight_shapes
+from fastbptt._network import in_memory, weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
 
@@ -34,9 +35,11 @@ FilePath = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
-# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1.
+# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1,
+# but for those with constraints or a trained initial state.
 VERSION = 2
 BEST = "best weights"
+THETA = "theta."
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
 
@@ -84,7 +87,7 @@ def load(path: FilePath) -> RNN:
     """
     model, tensors, *_ = _read(path)
     if BEST in tensors:
-        model.network.vector[...] = tensors[BEST]
+        model.network.set_free(tensors[BEST])
     return model
 
 
@@ -103,7 +106,7 @@ def save_training(
     model : RNN
     optimizer : SGD, RMSprop or Adam
     best : ndarray or None
-        The best weights so far.
+        The best weights so far, those that are trained.
     progress : dict
         JSON-able, but for arrays: what else there is.
     """
@@ -139,14 +142,22 @@ def load_training(
 
 
 def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
+    plain = progress is None and model.constraints is None and not model.train_initial_state
     metadata = {
         "format": FORMAT,
-        "version": str(1 if progress is None else VERSION),
-        "model": json.dumps(model.config()),
+        "version": str(1 if plain else VERSION),
+        "model": json.dumps(_described(model.config())),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
     write = import_extra("safetensors.numpy", "train", "a checkpoint").save
-    replace(path, write({**tensors, **model.parameters()}, metadata))
+    theta = {THETA + name: a for name, a in model.network.weights.theta.items()}
+    replace(path, write({**tensors, **model.parameters(), **theta}, metadata))
+
+
+def _described(config: dict[str, Any]) -> dict[str, Any]:
+    """What a model's constructor was given, as JSON can hold it."""
+    constraints = config.get("constraints")
+    return config if constraints is None else {**config, "constraints": constraints.config()}
 
 
 # Reading
@@ -166,8 +177,10 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
-        config = check_config(**given)
-        found_config = {name: config[name] for name in given}  # earlier files have fewer names
+        described = given.get("constraints")
+        constraints = None if described is None else Constraints.from_config(described)
+        config = check_config(**{**given, "constraints": constraints})
+        found_config = _described({n: config[n] for n in given})  # earlier files have fewer names
         if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -175,21 +188,36 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
 
     # One by one, up to the first that is missing: only then does memory follow the sizes given.
     dtype = config["dtype"]
-    shapes, weights = {}, []
+    weights = {}
     for name, shape in weight_shapes(**config):
-        shapes[name] = shape
-        weights.append(_taken(path, found, name, shape, dtype).ravel())
-    vector = np.concatenate(weights)
+        weights[name] = _taken(path, found, name, shape, dtype)
+    shapes, rules = {name: a.shape for name, a in weights.items()}, []
+    try:
+        if constraints is not None:
+            rules = constraints.rules(shapes, np.dtype(dtype), config["backend"])
+        for rule in rules:
+            if isinstance(rule, Entries):
+                rule.check(weights[rule.name])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no model: {error}") from error
+    order = in_memory(weights, rules)
+    trained = [weights[name] for name in order[len(rules) :]]
+    for rule in rules:
+        trained.append(_taken(path, found, THETA + rule.name, rule.shape, dtype))
+        shapes[rule.name] = rule.shape
+    size = sum(a.size for a in trained)
+    memory = [*(weights[rule.name] for rule in rules), *trained]
+    model = model_of(config, np.concatenate([a.ravel() for a in memory]))
     tensors = {}
     for name in [*found]:
         if name == OPTIMIZER + "steps":
             tensors[name] = _taken(path, found, name, (), "int64")
         elif name == BEST or name.startswith(OPTIMIZER):
             of = name.removeprefix(OPTIMIZER).partition(".")[2]  # one of the weights, or all
-            tensors[name] = _taken(path, found, name, shapes.get(of, vector.shape), dtype)
+            tensors[name] = _taken(path, found, name, shapes.get(of, (size,)), dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
-    return model_of(config, vector), tensors, progress, version
+    return model, tensors, progress, version
 
 
 def _content(path: FilePath) -> bytes:
