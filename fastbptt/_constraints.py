@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt._names import with_our_names
 from fastbptt._penalties import matching
 from fastbptt.rnn import Backend, find_backend, init_params
 
@@ -117,6 +118,7 @@ class Constraints:
     rank: int | dict[str, int] | None
     magnitude: str
 
+    @with_our_names
     def __init__(
         self,
         *,

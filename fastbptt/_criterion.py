@@ -33,7 +33,7 @@ class Criterion:
     of_rows : bool
         Whether these are of rows alone, not of elements.
     ignored : int or None
-        The class that does not count.
+        The class that does not count.  Whoever calls gives it weight 0.
     """
 
     name: str
@@ -61,6 +61,10 @@ class Criterion:
         self.takes_weights = "weight" in self._given
         self.of_rows = inner is cross_entropy
         self.ignored = settings.get("ignored", IGNORED) if self.of_rows else None
+        if self.ignored is not None:
+            self.ignored = _checks.integer("ignored", self.ignored, -(2**63))
+        if self.of_rows:  # what it ignores has weight 0 already
+            self.compute = functools.partial(loss, ignored=None)
 
     def _own(
         self,

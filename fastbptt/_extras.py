@@ -3,6 +3,9 @@
 import importlib
 from typing import Any
 
+# What pip calls a module, where that is another name
+PIP_NAMES = {"sklearn": "scikit-learn"}
+
 
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message says how to install it."""
@@ -27,11 +30,15 @@ def import_extra(module: str, extra: str, purpose: str) -> Any:
     Raises
     ------
     MissingExtraError
+        It names the library, which pip finds wherever fastbptt itself has come from: a wheel, a
+        checkout or an index.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.partition(".")[0]
+        library = PIP_NAMES.get(name, name)
         raise MissingExtraError(
-            f'{purpose} needs {name}: pip install "fastbptt[{extra}]"', name=name
+            f"{purpose} needs {library}: pip install {library} (fastbptt's extra {extra!r})",
+            name=name,
         ) from error

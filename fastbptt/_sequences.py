@@ -57,6 +57,10 @@ class Sequences:
         at = np.repeat(self.starts - before, self.lengths) + np.arange(self.lengths.sum())
         return self.steps[at]
 
+    def part(self, index: slice) -> Sequences:
+        """Some of the sequences; they share the memory of their steps."""
+        return Sequences(self.steps, self.starts[index], self.lengths[index], self.padded)
+
     def lengths_of(self, index: np.ndarray) -> np.ndarray | None:
         """Lengths of some sequences, (B,), or None if all are equal."""
         if self._alike:

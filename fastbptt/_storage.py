@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import safetensors
+from safetensors.numpy import save as serialized
 
 from fastbptt._constraints import Constraints, Entries
-from fastbptt._extras import import_extra
 from fastbptt._network import in_memory, weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -35,9 +36,10 @@ FilePath = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
-# Of training runs' files: in version 1 they had one random generator.  Models alone are still 1,
-# but for those with constraints or a trained initial state.
-VERSION = 2
+# Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
+# and settings had other names.  Models alone are still 1, but for those with
+# constraints or a trained initial state.
+VERSION = 3
 BEST = "best weights"
 THETA = "theta."
 OPTIMIZER = "optimizer."
@@ -149,9 +151,8 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
         "model": json.dumps(_described(model.config())),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
-    write = import_extra("safetensors.numpy", "train", "a checkpoint").save
     theta = {THETA + name: a for name, a in model.network.weights.theta.items()}
-    replace(path, write({**tensors, **model.parameters(), **theta}, metadata))
+    replace(path, serialized({**tensors, **model.parameters(), **theta}, metadata))
 
 
 def _described(config: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +166,6 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     """The model, the tensors beside its weights, a training run's progress, and the version."""
-    safetensors = import_extra("safetensors", "train", "a checkpoint")
     content = _content(path)
     try:
         found = dict(safetensors.deserialize(content))

@@ -9,17 +9,28 @@ finds it done.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
+from fastbptt._notice import tell_once
+
 Result = TypeVar("Result")
 
+LONG = 1.0  # seconds; who waits longer is told why
+COMPILING = (
+    "fastbptt: compiling the kernels, which takes some seconds, once; "
+    "fastbptt.warmup() does it ahead of time"
+)
+
+compiling = threading.Event()  # set once anything is compiled, rather than loaded from the disk
+_told_otherwise = threading.local()  # `yes` in threads that know what they wait for
 _one_at_a_time = threading.Lock()  # held by threads of `_aside`, where no signal handler runs
 _at_work: set[threading.Thread] = set()  # these threads
 _cut_short = False  # this process was forked in the middle of such work, which no one can finish
@@ -40,6 +51,17 @@ def computed_once(function: Callable[..., Result]) -> Callable[..., Result]:
         return results[args]
 
     return result
+
+
+@contextlib.contextmanager
+def without_notice() -> Iterator[None]:
+    """Callers within know what they wait for."""
+    before = getattr(_told_otherwise, "yes", False)
+    _told_otherwise.yes = True
+    try:
+        yield
+    finally:
+        _told_otherwise.yes = before
 
 
 @computed_once
@@ -87,6 +109,12 @@ def _aside(function: Callable[[tuple[Any, ...]], None], args: tuple[Any, ...]) -
     except RuntimeError:  # no thread can start, as when the interpreter shuts down
         work()
     else:
+        if not getattr(_told_otherwise, "yes", False):
+            thread.join(LONG)
+            while thread.is_alive() and not compiling.is_set():
+                thread.join(LONG)
+            if thread.is_alive():
+                tell_once(COMPILING)
         thread.join()
     if errors:
         raise errors[0]

@@ -1,11 +1,13 @@
-"""What each row of a loss counts: weights of sequences, steps, elements and classes.
+"""Data sets with weights: what each sequence, step, element or class counts in a loss.
 
 A row is what a loss is the mean over: a sequence for output "last", a step for "all".
 """
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,66 @@ from fastbptt._criterion import Criterion
 from fastbptt._sequences import Sequences, check_same_lengths, check_steps, real
 
 Rows = np.ndarray | Sequences  # as targets are: (N, ...) for output "last", steps for "all"
+
+
+class Minibatch(NamedTuple):
+    """What a step is taken on, time-major.
+
+    Attributes
+    ----------
+    x : ndarray, (T, B, I)
+    y : ndarray
+        Targets, as the loss takes them.
+    lengths : ndarray of int64, (B,), or None
+    weight : ndarray or None
+        What each row or element of y counts.
+    begins : ndarray of bool, (B,), or None
+        Which sequences begin here although states are given; none by default.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    lengths: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    begins: np.ndarray | None = None
+
+
+class Data(NamedTuple):
+    """A data set, checked and converted.
+
+    Attributes
+    ----------
+    x : Sequences
+    y : ndarray or Sequences
+        Targets: (N, ...), or (...) of each step.
+    weight : ndarray, Sequences or None
+        What each row of the loss counts, or each element; None if all count alike.
+    """
+
+    x: Sequences
+    y: Rows
+    weight: Rows | None
+
+    def minibatch(self, index: np.ndarray) -> Minibatch:
+        """Some of the sequences, to compute with."""
+        weight = None if self.weight is None else self.weight[index]
+        return Minibatch(self.x[index], self.y[index], self.x.lengths_of(index), weight)
+
+    def part(self, index: slice) -> Data:
+        """Some of the sequences."""
+        weight = None if self.weight is None else _part(self.weight, index)
+        return Data(self.x.part(index), _part(self.y, index), weight)
+
+    def weighs_nothing(self) -> bool:
+        """Whether there are rows, all of weight 0."""
+        if self.weight is None:
+            return False
+        rows = _rows(self.weight)
+        return rows.size > 0 and not rows.any()
+
+
+def _part(a: Rows, index: slice) -> Rows:
+    return a.part(index) if isinstance(a, Sequences) else a[index]
 
 
 def read_weights(
@@ -48,34 +110,32 @@ def read_weights(
     return None if found is None else _like(y, found)
 
 
-def times_class_weight(
-    class_weight: Any, weight: Rows | None, y: Rows, size: int, dtype: Any, loss: Criterion
-) -> Rows:
-    """The weights of rows times those of their classes.
+def times_class_weight(class_weight: Any, data: Data, size: int, loss: Criterion) -> Data:
+    """A data set whose rows' weights are multiplied by those of their classes.
 
     Parameters
     ----------
     class_weight
         As for :func:`fastbptt.fit`.
-    weight
-        What :func:`read_weights` returned.
-    y
-        Targets, as :mod:`fastbptt._sequences` made them.
+    data : Data
     size : int
         O.
-    dtype : numpy.dtype
     loss : Criterion
     """
     _check_loss("class_weight", loss)
-    rows = _rows(y)
-    found = np.ones(len(rows), dtype) if weight is None else _rows(weight)
+    rows = _rows(data.y)
     if rows.shape[1:] == (1,) and np.isin(rows, (0, 1)).all():
         rows = rows[:, 0].astype(np.int64)
     if rows.dtype.kind != "i":
         raise ValueError("class_weight is given, expected y of integer classes, or of 0 and 1")
+    found = np.ones(len(rows), data.x.steps.dtype)
+    if data.weight is not None:
+        found = _rows(data.weight)
     found = found * _of_classes(class_weight, max(size, 2), np.where(found > 0, rows, 0), found)
-    _check_some(found, "class_weight is 0 for each class that counts, expected one above 0")
-    return _like(y, found)
+    data = data._replace(weight=_like(data.y, found))
+    if data.weighs_nothing():
+        raise ValueError("class_weight is 0 for each class that counts, expected one above 0")
+    return data
 
 
 def total_weight(rows: int, lengths: np.ndarray | None, weight: np.ndarray | None) -> float:

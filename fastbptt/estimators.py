@@ -1,6 +1,6 @@
 """Estimators for scikit-learn: one number, several numbers or a class for each sequence.
 
-They need scikit-learn: ``pip install "fastbptt[sklearn]"``.
+They need scikit-learn, which the extra "sklearn" installs.
 """
 
 import copy
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from fastbptt import _sequences
 from fastbptt._extras import import_extra
+from fastbptt._names import with_our_names
 from fastbptt.losses import LossName
 from fastbptt.model import RNN
 from fastbptt.optimizers import Adam
@@ -67,6 +68,7 @@ class _Estimator(BaseEstimator):
     _rng: np.random.Generator
     _optimizer: Adam
 
+    @with_our_names
     def __init__(
         self,
         *,
@@ -196,7 +198,7 @@ class _Estimator(BaseEstimator):
         rate = self.learning_rate
         if not isinstance(rate, Real) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate is {rate!r}, expected a positive number")
-        self._optimizer.lr = rate
+        self._optimizer.learning_rate = rate
         try:
             self.history_ = fit(
                 self.model_, X, y, loss=self._LOSS, optimizer=self._optimizer, epochs=epochs,
@@ -287,7 +289,7 @@ class RNNRegressor(RegressorMixin, _Estimator):
         Seeds the initial weights, the order of sequences, dropout and what is held out.  With the
         backend "numba", the same int gives the same bits.
     verbose : bool, default False
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
 
     Attributes
     ----------

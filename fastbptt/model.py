@@ -10,9 +10,10 @@ import numpy.typing as npt
 from fastbptt import _checks, _sequences
 from fastbptt._constraints import Constraints
 from fastbptt._criterion import Criterion
+from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._sequences import Sequences
-from fastbptt._weights import Rows, read_weights, total_weight
+from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import BACKENDS
 
@@ -96,6 +97,7 @@ class RNN:
     constraints: Constraints | None
     network: Network
 
+    @with_our_names
     def __init__(
         self,
         input_size: int,
@@ -281,8 +283,7 @@ class RNN:
             The mean over all rows, however many are computed together.
         """
         criterion = Criterion(loss)
-        data = self.read(x, y, lengths, criterion, sample_weight)
-        return self.evaluate_sequences(*data, criterion)
+        return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
     def read(
         self,
@@ -291,18 +292,15 @@ class RNN:
         lengths: Any,
         loss: Criterion,
         sample_weight: Any = None,
-    ) -> tuple[Sequences, Rows, Rows | None]:
-        """A data set's inputs, targets and weights, checked and converted."""
-        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
-        target = _sequences.targets(y, data, self.output, self.output_size, loss, self.dtype)
-        weight = read_weights(sample_weight, data, target, self.output_size, loss)
-        return data, target, weight
+    ) -> Data:
+        """A data set, checked and converted."""
+        x = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        y = _sequences.targets(y, x, self.output, self.output_size, loss, self.dtype)
+        return Data(x, y, read_weights(sample_weight, x, y, self.output_size, loss))
 
-    def evaluate_sequences(
-        self, x: Sequences, y: Rows, weight: Rows | None, loss: Criterion
-    ) -> float:
+    def evaluate_data(self, data: Data, loss: Criterion) -> float:
         """:meth:`evaluate` for what :meth:`read` made of the data."""
-        mean = Mean(loss)
+        mean, (x, y, weight) = Mean(loss), data
         for index, its_y, _ in self._outputs(x, None):
             mask, lengths, rows = None, None, len(index)
             if self.output == "all":
@@ -349,14 +347,13 @@ class RNN:
         criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data, target, weight = self.read(x, y, lengths, criterion, sample_weight)
-        shape = self.num_layers, len(data), self.hidden_size
-        before = self._check_state(state, checkpointed, shape)
-        index, gradient = np.arange(len(data)), self.network.new_gradient()
+        data = self.read(x, y, lengths, criterion, sample_weight)
+        minibatch, count = data.minibatch(np.arange(len(data.x))), len(data.x)
+        before = self._check_state(state, checkpointed, (self.num_layers, count, self.hidden_size))
+        gradient = self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
-            data[index], target[index], data.lengths_of(index), criterion.compute,
-            weight=None if weight is None else weight[index], state=before, rng=rng,
-            checkpointed=checkpointed, out=gradient,
+            minibatch.x, minibatch.y, minibatch.lengths, criterion.compute,
+            weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._names import with_our_names
+
+OptimizerName = Literal["adam", "rmsprop", "sgd"]
 
 MOST_STEPS = 2**53  # larger counts are not all exact in float64
 
@@ -157,6 +160,12 @@ class _Optimizer:
             setattr(self, name, getattr(found, name))
         self._steps, self._arrays = found._steps, found._arrays
 
+    def _no_lr(self, *_: Any) -> NoReturn:
+        raise AttributeError("an optimizer has no lr, expected learning_rate")
+
+    if not TYPE_CHECKING:
+        lr = property(_no_lr, _no_lr)  # where other libraries have it, it could be set in vain
+
     def _with_scratch(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return arrays + [np.empty_like(arrays[0]) for _ in range(self._SCRATCH)]
 
@@ -178,12 +187,12 @@ class SGD(_Optimizer):
     For each parameter p and its gradient d, with m = 0 at first::
 
         m = momentum m + d
-        p = p - lr m                    p = p - lr (d + momentum m) with nesterov
+        p = p - learning_rate m         p = p - learning_rate (d + momentum m) with nesterov
 
     Parameters
     ----------
-    lr : float, default 0.01
-        Learning rate, at least 0.
+    learning_rate : float, default 0.01
+        At least 0.
     momentum : float, default 0
         From 0 to below 1.
     nesterov : bool, default False
@@ -191,7 +200,7 @@ class SGD(_Optimizer):
 
     Attributes
     ----------
-    lr, momentum, nesterov
+    learning_rate, momentum, nesterov
         As given.  You may change them between steps.
 
     Examples
@@ -199,16 +208,19 @@ class SGD(_Optimizer):
     >>> import numpy as np
     >>> from fastbptt.optimizers import SGD
     >>> p = np.array([1.0, 2.0])
-    >>> SGD(lr=0.5).step({"p": p}, {"p": np.array([1.0, -1.0])})
+    >>> SGD(learning_rate=0.5).step({"p": p}, {"p": np.array([1.0, -1.0])})
     >>> p
     array([0.5, 2.5])
     """
 
     _STATE = ("m",)
 
-    def __init__(self, lr: float = 0.01, momentum: float = 0.0, nesterov: bool = False) -> None:
+    @with_our_names
+    def __init__(
+        self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False
+    ) -> None:
         super().__init__()
-        self.lr: float = _checks.number("lr", lr)
+        self.learning_rate: float = _checks.number("learning_rate", learning_rate)
         self.momentum: float = _checks.number("momentum", momentum, below=1)
         if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov is {nesterov!r}, expected True or False")
@@ -219,7 +231,7 @@ class SGD(_Optimizer):
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments at their present values."""
         return {
-            "lr": float(self.lr),
+            "learning_rate": float(self.learning_rate),
             "momentum": float(self.momentum),
             "nesterov": bool(self.nesterov),
         }
@@ -234,7 +246,7 @@ class SGD(_Optimizer):
                 d = s
             else:
                 d = m
-        np.multiply(d, float(self.lr), out=s)
+        np.multiply(d, float(self.learning_rate), out=s)
         np.subtract(p, s, out=p)
 
 
@@ -243,42 +255,47 @@ class RMSprop(_Optimizer):
 
     For each parameter p and its gradient d, with v = 0 at first::
 
-        v = decay v + (1 - decay) d²
-        p = p - lr d / (sqrt(v) + eps)
+        v = rho v + (1 - rho) d²
+        p = p - learning_rate d / (sqrt(v) + eps)
 
     Parameters
     ----------
-    lr : float, default 0.001
-        Learning rate, at least 0.
-    decay : float, default 0.99
+    learning_rate : float, default 0.001
+        At least 0.
+    rho : float, default 0.99
         From 0 to below 1.
     eps : float, default 1e-8
         Above 0.
 
     Attributes
     ----------
-    lr, decay, eps
+    learning_rate, rho, eps
         As given.  You may change them between steps.
     """
 
     _STATE = ("v",)
 
-    def __init__(self, lr: float = 0.001, decay: float = 0.99, eps: float = 1e-8) -> None:
+    @with_our_names
+    def __init__(self, learning_rate: float = 0.001, rho: float = 0.99, eps: float = 1e-8) -> None:
         super().__init__()
-        self.lr: float = _checks.number("lr", lr)
-        self.decay: float = _checks.number("decay", decay, below=1)
+        self.learning_rate: float = _checks.number("learning_rate", learning_rate)
+        self.rho: float = _checks.number("rho", rho, below=1)
         self.eps: float = _checks.number("eps", eps, zero=False)
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments at their present values."""
-        return {"lr": float(self.lr), "decay": float(self.decay), "eps": float(self.eps)}
+        return {
+            "learning_rate": float(self.learning_rate),
+            "rho": float(self.rho),
+            "eps": float(self.eps),
+        }
 
     def _update(self, p: np.ndarray, d: np.ndarray, v: np.ndarray, s: np.ndarray) -> None:
-        _average(v, np.square(d, out=s), float(self.decay), s)
+        _average(v, np.square(d, out=s), float(self.rho), s)
         np.sqrt(v, out=s)
         s += float(self.eps)
         np.divide(d, s, out=s)
-        s *= float(self.lr)
+        s *= float(self.learning_rate)
         np.subtract(p, s, out=p)
 
 
@@ -287,15 +304,16 @@ class Adam(_Optimizer):
 
     For each parameter p and its gradient d at step t = 1, 2, …, with m = v = 0 at first::
 
-        m = beta1 m + (1 - beta1) d
-        v = beta2 v + (1 - beta2) d²
-        p = p - lr (weight_decay p + m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps))
+        m = beta_1 m + (1 - beta_1) d
+        v = beta_2 v + (1 - beta_2) d²
+        m' = m / (1 - beta_1^t)         v' = v / (1 - beta_2^t)
+        p = p - learning_rate (weight_decay p + m' / (sqrt(v') + eps))
 
     Parameters
     ----------
-    lr : float, default 0.001
-        Learning rate, at least 0.
-    beta1, beta2 : float, default 0.9 and 0.999
+    learning_rate : float, default 0.001
+        At least 0.
+    beta_1, beta_2 : float, default 0.9 and 0.999
         From 0 to below 1.
     eps : float, default 1e-8
         Above 0.
@@ -304,34 +322,35 @@ class Adam(_Optimizer):
 
     Attributes
     ----------
-    lr, beta1, beta2, eps, weight_decay
+    learning_rate, beta_1, beta_2, eps, weight_decay
         As given.  You may change them between steps.
     """
 
     _STATE = ("m", "v")
     _SCRATCH = 2
 
+    @with_our_names
     def __init__(
         self,
-        lr: float = 0.001,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.lr: float = _checks.number("lr", lr)
-        self.beta1: float = _checks.number("beta1", beta1, below=1)
-        self.beta2: float = _checks.number("beta2", beta2, below=1)
+        self.learning_rate: float = _checks.number("learning_rate", learning_rate)
+        self.beta_1: float = _checks.number("beta_1", beta_1, below=1)
+        self.beta_2: float = _checks.number("beta_2", beta_2, below=1)
         self.eps: float = _checks.number("eps", eps, zero=False)
         self.weight_decay: float = _checks.number("weight_decay", weight_decay)
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments at their present values."""
         return {
-            "lr": float(self.lr),
-            "beta1": float(self.beta1),
-            "beta2": float(self.beta2),
+            "learning_rate": float(self.learning_rate),
+            "beta_1": float(self.beta_1),
+            "beta_2": float(self.beta_2),
             "eps": float(self.eps),
             "weight_decay": float(self.weight_decay),
         }
@@ -340,18 +359,38 @@ class Adam(_Optimizer):
         self, p: np.ndarray, d: np.ndarray, m: np.ndarray, v: np.ndarray, s: np.ndarray,
         decay: np.ndarray,
     ) -> None:  # fmt: skip
-        lr, beta1, beta2 = float(self.lr), float(self.beta1), float(self.beta2)
-        _average(m, d, beta1, s)
-        _average(v, np.square(d, out=s), beta2, s)
-        # With c = sqrt(1 - beta2^t): m / (sqrt(v) / c + eps) = c m / (sqrt(v) + c eps)
-        c = math.sqrt(1 - beta2**self._steps)
+        rate, beta_1, beta_2 = float(self.learning_rate), float(self.beta_1), float(self.beta_2)
+        _average(m, d, beta_1, s)
+        _average(v, np.square(d, out=s), beta_2, s)
+        # With c = sqrt(1 - beta_2^t): m / (sqrt(v) / c + eps) = c m / (sqrt(v) + c eps)
+        c = math.sqrt(1 - beta_2**self._steps)
         np.sqrt(v, out=s)
         s += c * float(self.eps)
         np.divide(m, s, out=s)
-        s *= lr * c / (1 - beta1**self._steps)
+        s *= rate * c / (1 - beta_1**self._steps)
         if self.weight_decay > 0:
-            s += np.multiply(p, lr * float(self.weight_decay), out=decay)
+            s += np.multiply(p, rate * float(self.weight_decay), out=decay)
         np.subtract(p, s, out=p)
+
+
+OPTIMIZERS: dict[OptimizerName, type[SGD | RMSprop | Adam]] = {
+    "adam": Adam,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
+
+
+def find_optimizer(optimizer: str | SGD | RMSprop | Adam) -> SGD | RMSprop | Adam:
+    """An optimizer itself, or from its name a new one with its defaults."""
+    if isinstance(optimizer, str):
+        name = optimizer.lower()
+        return OPTIMIZERS[_checks.one_of("optimizer", name, OPTIMIZERS)]()
+    if not isinstance(optimizer, (SGD, RMSprop, Adam)):
+        raise TypeError(
+            f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam, or one of "
+            f"{', '.join(map(repr, OPTIMIZERS))}"
+        )
+    return optimizer
 
 
 def _average(mean: np.ndarray, a: np.ndarray, decay: float, s: np.ndarray) -> None:

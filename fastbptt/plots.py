@@ -1,6 +1,6 @@
 """Plots of training histories, of gradients on their way back through time, and of forecasts.
 
-They need matplotlib: ``pip install "fastbptt[plots]"``.  Each draws into the axes it is given, or
+They need matplotlib, which the extra "plots" installs.  Each draws into the axes it is given, or
 into those of a new pyplot figure, and returns them.  Colours differ in brightness too, so that
 lines can be told apart in grey.
 """
@@ -54,10 +54,10 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     best = getattr(history, "best_epoch", None)
     if best is not None:
-        value = (history.validation_loss or history.loss)[best]
+        value = (history.validation_loss or history.loss)[best - 1]
         ax.plot(
-            best + 1, value, color="black", marker="o", markersize=8, markerfacecolor="white",
-            markeredgewidth=1.6, linestyle="none", label=f"best epoch: {best + 1}",
+            best, value, color="black", marker="o", markersize=8, markerfacecolor="white",
+            markeredgewidth=1.6, linestyle="none", label=f"best epoch: {best}",
         )  # fmt: skip
     if all(loss > 0 for loss in (*history.loss, *history.validation_loss)):
         ax.set_yscale("log")

@@ -14,23 +14,31 @@ import numpy.typing as npt
 
 from fastbptt import _checks, _storage
 from fastbptt._criterion import Criterion
-from fastbptt._extras import import_extra
+from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._names import with_our_names
 from fastbptt._network import Network, Weights
+from fastbptt._notice import tell_once
 from fastbptt._penalties import coefficients, frozen_names, penalize
-from fastbptt._sequences import Sequences
 from fastbptt._stack import States
-from fastbptt._weights import Rows, times_class_weight, total_weight
+from fastbptt._weights import Data, Minibatch, times_class_weight, total_weight
 from fastbptt.checkpointed import windows
 from fastbptt.model import RNN, Mean
-from fastbptt.optimizers import SGD, Adam, RMSprop, clip_by_global_norm
+from fastbptt.optimizers import (
+    SGD,
+    Adam,
+    OptimizerName,
+    RMSprop,
+    clip_by_global_norm,
+    find_optimizer,
+)
 
 MEMORY = "full", "checkpointed"
 STOPPED = "finished", "early", "interrupted", "callback"
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """What :func:`fit` returns: a value for each epoch, and how it ended.
+    """What :func:`fit` returns: a value for each epoch, and how it ended.  Prints as a table.
 
     Attributes
     ----------
@@ -41,8 +49,8 @@ class History:
     seconds : list of float
         Wall-clock time of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 0, whose weights the model has been given back; None if it has the
-        last epoch's.
+        The epoch whose weights the model has been given back; None if it has the last epoch's.
+        Epochs are counted from 1: its loss is ``loss[best_epoch - 1]``.
     stopped : {"finished", "early", "interrupted", "callback"}
         Why it ended: all epochs were done, the loss no longer fell, Ctrl-C, or the callback.
     """
@@ -53,27 +61,23 @@ class History:
     best_epoch: int | None = None
     stopped: str = "finished"
 
-
-class Minibatch(NamedTuple):
-    """What a step is taken on, time-major.
-
-    Attributes
-    ----------
-    x : ndarray, (T, B, I)
-    y : ndarray
-        Targets, as the loss takes them.
-    lengths : ndarray of int64, (B,), or None
-    weight : ndarray or None
-        What each row or element of y counts.
-    begins : ndarray of bool, (B,), or None
-        Which sequences begin here although states are given; none by default.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    lengths: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    begins: np.ndarray | None = None
+    def __repr__(self) -> str:
+        columns = {"loss": self.loss, "validation": self.validation_loss, "seconds": self.seconds}
+        columns = {name: values for name, values in columns.items() if values}
+        epochs, best = len(self.loss), self.best_epoch
+        lines = [f"{self.stopped} after {epochs} epoch{'s' * (epochs != 1)}"]
+        if columns:
+            lines.append("epoch" + "".join(f"{name:>12}" for name in columns))
+        # The first ones, the last ones and the best
+        shown = {1, 2, 3, best or epochs, epochs - 2, epochs - 1, epochs}
+        before = 0
+        for epoch in sorted(shown & {*range(1, epochs + 1)}):
+            if epoch > before + 1:
+                lines.append("    …")
+            values = "".join(f"{values[epoch - 1]:12.4g}" for values in columns.values())
+            lines.append(f"{epoch:5}{values}{'  best' * (epoch == best)}")
+            before = epoch
+        return "\n".join(lines)
 
 
 class Generators(NamedTuple):
@@ -90,6 +94,7 @@ class Generators(NamedTuple):
     dropout: np.random.Generator
 
 
+@with_our_names
 def fit(
     model: RNN,
     x: npt.ArrayLike,
@@ -99,7 +104,7 @@ def fit(
     sample_weight: npt.ArrayLike | None = None,
     class_weight: Mapping[int, float] | npt.ArrayLike | str | None = None,
     loss: str | Callable[..., Any] = "mse",
-    optimizer: SGD | RMSprop | Adam | None = None,
+    optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
     epochs: int = 100,
     batch_size: int = 32,
     clip_norm: float | None = None,
@@ -110,6 +115,7 @@ def fit(
     truncate: int | None = None,
     memory: str = "full",
     validation: tuple[Any, ...] | None = None,
+    validation_split: float = 0.0,
     patience: int | None = None,
     progress: bool = True,
     seed: int | np.random.Generator | Generators | None = None,
@@ -140,8 +146,9 @@ def fit(
         rows that count, sequence after sequence: y (n, O) and target as y, or integer classes (n,).
         A parameter `weight` is given their weights, (n,) or (n, O).  With a parameter `mask`, all
         arrays are whole: (N, T, ...) or (N, ...), and mask without the axis O says what counts.
-    optimizer : SGD, RMSprop or Adam, optional
-        ``Adam()`` by default.
+    optimizer : {"adam", "rmsprop", "sgd"}, SGD, RMSprop or Adam, default "adam"
+        A name, in any case, stands for that optimizer with its defaults.  The learning rate is the
+        optimizer's: ``Adam(learning_rate=0.01)``.
     epochs : int, default 100
         Passes over the data, in a new random order each.
     batch_size : int, default 32
@@ -169,20 +176,23 @@ def fit(
     validation : tuple, optional
         ``(x, y)``, ``(x, y, lengths)`` or ``(x, y, lengths, sample_weight)``, where lengths may be
         None: the loss over these is computed after every epoch.
+    validation_split : float, default 0.0
+        Or, in its place, the share of the sequences to hold out for that, below 1: the last ones of
+        x as it is, before any shuffling, rounded up to a whole number.  Shuffle sequences that are
+        sorted, by class for example, before the call.
     patience : int, optional
         Stop after so many epochs in a row without a new least validation loss, or training loss
         if there is no validation; the model is given back its weights of the best epoch.
     progress : bool, default True
-        Show a progress bar; needs the extra "train".
+        Show a progress bar, if tqdm is installed (the extra "progress").
     seed : None, int, numpy.random.Generator or Generators, optional
         Two generators are spawned from it, one for the order of sequences and one for dropout.  The
         same seed gives the same bits, for any number of threads, with the backend "numba"; a
         Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
         from as they are, so that training goes on as if it had not ended.
     checkpoint : path-like, optional
-        File to write at the start and after every epoch; needs the extra "train".  If it exists,
-        training goes on from there, to the same bits as without the interruption, and `seed` is
-        not used.
+        File to write at the start and after every epoch.  If it exists, training goes on from
+        there, to the same bits as without the interruption, and `seed` is not used.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
 
@@ -196,7 +206,7 @@ def fit(
         If an argument has the wrong type, dtype, shape or value; the model is as it was.
     FloatingPointError
         If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
-        counted from 0; the model keeps the last weights whose loss was finite.
+        counted from 1; the model keeps the last weights whose loss was finite.
 
     Notes
     -----
@@ -215,7 +225,7 @@ def fit(
     >>> import numpy as np, fastbptt
     >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
     >>> model = fastbptt.RNN(1, 8, 1, seed=0)
-    >>> optimizer = fastbptt.Adam(lr=0.01)
+    >>> optimizer = fastbptt.Adam(learning_rate=0.01)
     >>> history = fastbptt.fit(
     ...     model, x, x.sum(axis=1), optimizer=optimizer, epochs=30, progress=False, seed=0
     ... )
@@ -246,19 +256,31 @@ def fit(
     ...     model, x, x[:, -1], loss=smoothed, class_weight="balanced", epochs=3, progress=False,
     ...     seed=0,
     ... )
+
+    A history is shown as a table:
+
+    >>> fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
+    finished after 3 epochs
+    epoch        loss     seconds
+        1         1.5         0.1
+        2        0.25         0.1  best
+        3         0.5         0.1
     """
     run = Run(
         model, x, y, lengths=lengths, sample_weight=sample_weight, class_weight=class_weight,
         loss=loss, optimizer=optimizer, batch_size=batch_size, clip_norm=clip_norm, l1=l1, l2=l2,
         activity_l2=activity_l2, frozen=frozen, truncate=truncate, memory=memory,
-        validation=validation, patience=patience, seed=seed,
+        validation=validation, validation_split=validation_split, patience=patience, seed=seed,
     )  # fmt: skip
     epochs = _checks.integer("epochs", epochs, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
     tqdm: Any = None
     if progress:
-        tqdm = import_extra("tqdm.auto", "train", "the progress bar (or progress=False)").tqdm
+        try:
+            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
+        except MissingExtraError as error:
+            tell_once(f"fastbptt: {error}")
 
     before = model.network.memory.copy()
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -321,9 +343,7 @@ class Run:
     """
 
     model: RNN
-    x: Sequences
-    y: Rows
-    weight: Rows | None
+    data: Data  # what is trained on
     sequences: int  # how many
     loss: Criterion
     optimizer: SGD | RMSprop | Adam
@@ -335,7 +355,7 @@ class Run:
     frozen: list[str]
     truncate: int | None
     memory: str
-    validation: tuple[Sequences, Rows, Rows | None] | None
+    validation: Data | None
     patience: int | None
     reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]]
     settings: dict[str, Any]  # what another run must have alike to go on from this one's file
@@ -344,7 +364,7 @@ class Run:
     best: np.ndarray | None
     good: np.ndarray
     gradient: Weights  # the last step's
-    batch: int  # the minibatch of the epoch, from 0
+    batch: int  # the minibatch of the epoch, from 1
 
     def __init__(
         self,
@@ -356,7 +376,7 @@ class Run:
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | npt.ArrayLike | str | None = None,
         loss: str | Callable[..., Any] = "mse",
-        optimizer: SGD | RMSprop | Adam | None = None,
+        optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
         batch_size: int = 32,
         clip_norm: float | None = None,
         l1: float | Mapping[str, float] = 0.0,
@@ -366,15 +386,14 @@ class Run:
         truncate: int | None = None,
         memory: str = "full",
         validation: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
         patience: int | None = None,
         seed: int | np.random.Generator | Generators | None = None,
         reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]] = alone,
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        criterion, optimizer = Criterion(loss), Adam() if optimizer is None else optimizer
-        if not isinstance(optimizer, (SGD, RMSprop, Adam)):
-            raise TypeError(f"optimizer is {optimizer!r}, expected an SGD, RMSprop or Adam")
+        criterion, optimizer = Criterion(loss), find_optimizer(optimizer)
         self.model, self.loss, self.optimizer, self.reduce = model, criterion, optimizer, reduce
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.truncate = None if truncate is None else _checks.integer("truncate", truncate)
@@ -392,16 +411,17 @@ class Run:
         self.l1, self.l2 = coefficients("l1", l1, names), coefficients("l2", l2, names)
         self.activity_l2 = _checks.number("activity_l2", activity_l2)
         self.frozen = frozen_names(frozen, names)
-        self.x, self.y, self.weight = model.read(x, y, lengths, criterion, sample_weight)
+        data = model.read(x, y, lengths, criterion, sample_weight)
+        self.validation = None if validation is None else _held_out(model, criterion, validation)
+        if validation_split:
+            if validation is not None:
+                raise ValueError("validation_split is given with validation, expected one of them")
+            data, self.validation = _split(data, validation_split)
         if class_weight is not None:
-            self.weight = times_class_weight(
-                class_weight, self.weight, self.y, model.output_size, model.network.vector.dtype,
-                criterion,
-            )  # fmt: skip
-        self.sequences = len(self.x)
+            data = times_class_weight(class_weight, data, model.output_size, criterion)
+        self.data, self.sequences = data, len(data.x)
         if self.sequences == 0:
             raise ValueError("x holds no sequence, expected at least one")
-        self.validation = None if validation is None else _held_out(model, criterion, validation)
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
@@ -414,28 +434,26 @@ class Run:
             "batch_size": self.batch_size, "clip_norm": clip_norm, "truncate": self.truncate,
             "memory": memory, "patience": self.patience, "optimizer": type(optimizer).__name__,
             **optimizer.settings(), "sequences": self.sequences,
-            "validation": None if self.validation is None else len(self.validation[0]),
+            "validation": None if self.validation is None else len(self.validation.x),
         }  # fmt: skip
 
     def epoch(self, bar: Any = None) -> None:
         """Pass over the data once, validate, and enter both losses into the history."""
-        started, history = time.perf_counter(), self.history
+        started, history, data = time.perf_counter(), self.history, self.data
         mean, order = Mean(self.loss), self.generators.order.permutation(self.sequences)
-        for batch, start in enumerate(range(0, self.sequences, self.batch_size)):
+        for batch, start in enumerate(range(0, self.sequences, self.batch_size), start=1):
             index, self.batch = order[start : start + self.batch_size], batch
-            weight = None if self.weight is None else self.weight[index]
-            minibatch = Minibatch(self.x[index], self.y[index], self.x.lengths_of(index), weight)
-            pieces, state = self._pieces(minibatch)
+            pieces, state = self._pieces(data.minibatch(index))
             for piece in pieces:
                 value, its_weight, state = self.step(piece, state)
                 mean.add(value, its_weight)
             if bar is not None:
                 bar.update(len(index))
-        epoch = len(history.loss)
+        epoch = len(history.loss) + 1
         if not math.isfinite(mean.value):  # where none of those that it is the mean of is
             self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
         if self.validation is not None:
-            found = float(self.model.evaluate_sequences(*self.validation, self.loss))
+            found = float(self.model.evaluate_data(self.validation, self.loss))
             if not math.isfinite(found):
                 self.diverged(f"validation loss is {found} after epoch {epoch}")
             history.validation_loss.append(found)
@@ -445,7 +463,7 @@ class Run:
     def step(
         self, minibatch: Minibatch, state: States | None = None
     ) -> tuple[float, float, States]:
-        """A step of the optimizer: gradient, reduce, penalize, finite?, clip, update.
+        """A step of the optimizer: gradient, reduce, penalize, chain rule, clip, update.
 
         Parameters
         ----------
@@ -478,7 +496,7 @@ class Run:
         if self.l1 or self.l2:
             penalize(network.weights.named, self.gradient.named, self.l1, self.l2)
         if not math.isfinite(value):
-            self.diverged(f"loss is {value} in epoch {len(self.history.loss)}, batch {self.batch}")
+            self.diverged(f"loss is {value} in {self.place()}")
         self.good[...] = network.free
         network.chain(self.gradient)
         gradients = self._trained(self.gradient)
@@ -487,9 +505,12 @@ class Run:
         self.optimizer.step(self._trained(network.weights), gradients)
         network.refresh()
         if not np.isfinite(network.memory).all():
-            place = f"epoch {len(self.history.loss)}, batch {self.batch}"
-            self.diverged(f"weights are infinite or NaN after {place}")
+            self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, total, after
+
+    def place(self) -> str:
+        """Where it is: the epoch and the minibatch, from 1."""
+        return f"epoch {len(self.history.loss) + 1}, batch {self.batch}"
 
     def _trained(self, weights: Weights) -> dict[str, np.ndarray]:
         """What is trained, or its gradient, as the optimizer takes it."""
@@ -520,11 +541,11 @@ class Run:
             return False
         history = self.history
         values = history.validation_loss or history.loss
-        best_epoch = values.index(min(values))
-        if best_epoch == len(values) - 1:
+        best_epoch = values.index(min(values)) + 1
+        if best_epoch == len(values):
             best = self.model.network.free.copy()
             self.best, history.best_epoch = best, best_epoch
-        return len(values) - 1 - best_epoch >= self.patience
+        return len(values) - best_epoch >= self.patience
 
     def diverged(self, what: str) -> NoReturn:
         """Give the model back the last weights whose loss was finite, and say what was not."""
@@ -613,7 +634,7 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
         raise ValueError(f"history has {epochs} losses, but not as many values beside them")
     values, best_epoch = history.validation_loss or history.loss, None
     if settings["patience"] is not None and values:
-        best_epoch = values.index(min(values))
+        best_epoch = values.index(min(values)) + 1
     if repr(history.best_epoch) != repr(best_epoch) or (best is None) != (best_epoch is None):
         raise ValueError(
             f"history's best epoch is {reprlib.repr(history.best_epoch)}, expected {best_epoch}, "
@@ -651,8 +672,32 @@ def _setting(class_weight: Any) -> Any:
     return class_weight if isinstance(class_weight, str) else np.asarray(class_weight).tolist()
 
 
-def _held_out(model: RNN, loss: Criterion, validation: Any) -> tuple[Sequences, Rows, Rows | None]:
-    """Inputs, targets and weights of the validation."""
+def _cut(count: int, share: float) -> int:
+    """How many of so many sequences are trained on if this share of them, the last, is not."""
+    share = _checks.number("validation_split", share, below=1)
+    cut = math.floor(count * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is below 1
+    if not 0 < cut < count:
+        raise ValueError(
+            f"validation_split is {share} of {count} sequences, which leaves {cut} to train on and "
+            f"{count - cut} to hold out: expected at least one of each"
+        )
+    return cut
+
+
+def _split(data: Data, share: float) -> tuple[Data, Data]:
+    """A data set without this share of the sequences, the last ones; and these."""
+    cut = _cut(len(data.x), share)
+    found = data.part(slice(cut)), data.part(slice(cut, None))
+    for part, purpose in zip(found, ("train on", "hold out"), strict=True):
+        if part.weighs_nothing():
+            raise ValueError(
+                f"validation_split is {share}, which leaves none but weight 0 to {purpose}"
+            )
+    return found
+
+
+def _held_out(model: RNN, loss: Criterion, validation: Any) -> Data:
+    """The data of the validation."""
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3, 4):
         raise ValueError(
             "validation is not (x, y), (x, y, lengths) or (x, y, lengths, sample_weight)"
@@ -662,7 +707,7 @@ def _held_out(model: RNN, loss: Criterion, validation: Any) -> tuple[Sequences, 
         found = model.read(x, y, lengths, loss, sample_weight)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
-    if len(found[0]) == 0:
+    if len(found.x) == 0:
         raise ValueError("validation holds no sequence, expected at least one")
     return found
 

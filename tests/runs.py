@@ -58,7 +58,7 @@ def fit(path, optimizer, output, dtype, dropout, **options):
     """Train by such options, or go on; weights and history without times."""
     kind = {"output": output, "dtype": dtype, "dropout": dropout, "num_layers": 2}
     model = fastbptt.RNN(2, 6, 1, seed=0, **kind)
-    optimizer = getattr(fastbptt, optimizer)(lr=0.002)
+    optimizer = getattr(fastbptt, optimizer)(learning_rate=0.002)
     x = np.random.default_rng(0).standard_normal((40, 10, 2))
     y = x[:, :, :1].cumsum(axis=1) if output == "all" else x[:, :, 0].sum(axis=1)
     history = fastbptt.fit(

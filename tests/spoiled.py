@@ -49,7 +49,7 @@ def train(path, epochs, model=None, optimizer=None):
     """A training run with its checkpoint at this path; the model, optimizer and history."""
     fresh, data, options = build()
     model = fresh if model is None else model
-    optimizer = fastbptt.Adam(lr=0.01) if optimizer is None else optimizer
+    optimizer = fastbptt.Adam(learning_rate=0.01) if optimizer is None else optimizer
     history = fastbptt.fit(
         model, *data, epochs=epochs, optimizer=optimizer, checkpoint=path, **options
     )
@@ -205,7 +205,7 @@ def assert_model(model):
 
 def resume(path):
     """Resume for an epoch; raises AssertionError if that leaves an invalid state or half of one."""
-    model, optimizer = build()[0], fastbptt.Adam(lr=0.01)
+    model, optimizer = build()[0], fastbptt.Adam(learning_rate=0.01)
     before = model.network.vector.copy()
     settings = optimizer.settings()
     try:
@@ -227,7 +227,7 @@ def resume(path):
         assert type(values) is list
         assert all(type(v) in (int, float) and math.isfinite(v) for v in values), values
     assert len(history.loss) == len(history.validation_loss) == len(history.seconds), history
-    assert history.best_epoch in range(len(history.loss)), history
+    assert history.best_epoch in range(1, len(history.loss) + 1), history
     assert history.stopped in ("finished", "early"), history
 
 

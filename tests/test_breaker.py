@@ -17,8 +17,6 @@ import pytest
 
 import fastbptt
 
-pytest.importorskip("safetensors")
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="needs mprotect, SIGALRM and SIGKILL"),

@@ -4,7 +4,6 @@ import functools
 import random
 import re
 import signal
-import sys
 import time
 
 import numpy as np
@@ -26,14 +25,13 @@ from trainings import (
 
 import fastbptt
 from fastbptt import SGD, Adam, _storage, losses
-from fastbptt._extras import MissingExtraError
 
 
 def decay(optimizer, interrupted_after=None, by="callback"):
     """A callback that changes the learning rate, and may end the training."""
 
     def callback(model, history):
-        optimizer.lr *= 0.9
+        optimizer.learning_rate *= 0.9
         if len(history.loss) == interrupted_after:
             if by == "callback":
                 return True
@@ -58,7 +56,6 @@ def train(optimizer, path=None, epochs=9, loss="mse", after=None, by="callback",
 @pytest.mark.parametrize("how", ["epochs", "callback", "in a callback", "in an epoch"])
 @pytest.mark.usefixtures("ctrl_c")
 def test_goes_on_from_a_checkpoint(how, optimizer, tmp_path):
-    pytest.importorskip("safetensors")
     model, expected = train(optimizer)
     assert expected.best_epoch is not None
     path = tmp_path / "run"
@@ -78,7 +75,6 @@ def test_goes_on_from_a_checkpoint(how, optimizer, tmp_path):
 
 
 def test_goes_on_with_a_generator_of_any_kind(tmp_path):
-    pytest.importorskip("safetensors")
     model, data, _ = noisy()
 
     def generator():
@@ -110,7 +106,6 @@ test_continuing.train(trainings.OPTIMIZERS["Adam"], sys.argv[1], 10**9, patience
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
 def test_goes_on_after_a_kill(tmp_path):
-    pytest.importorskip("safetensors")
     path, rng, done = tmp_path / "run", random.Random(0), 0
     for epochs in (1, 3):
         with start(KILLED, tmp_path, path) as process:
@@ -130,7 +125,6 @@ def test_goes_on_after_a_kill(tmp_path):
 
 
 def test_a_training_that_is_done_returns_at_once(tmp_path):
-    pytest.importorskip("safetensors")
 
     @functools.wraps(losses.mse)
     def mse(y, target, mask):
@@ -153,7 +147,6 @@ def test_a_training_that_is_done_returns_at_once(tmp_path):
 
 
 def test_more_epochs_than_at_first(tmp_path):
-    pytest.importorskip("safetensors")
     model, data, _ = noisy()
     expected = fit(model, data, epochs=6)
     resumed = noisy()[0]
@@ -164,19 +157,17 @@ def test_more_epochs_than_at_first(tmp_path):
 
 
 def test_divergence_after_going_on(tmp_path):
-    pytest.importorskip("safetensors")
     model, data, _ = noisy()
     fit(model, data, epochs=2, checkpoint=tmp_path / "run")
     again = build(hidden_size=16)
     data[0][0][...] = np.nan
-    with pytest.raises(FloatingPointError, match="in epoch 2, batch 0;"):
+    with pytest.raises(FloatingPointError, match="in epoch 3, batch 1;"):
         fit(again, data, epochs=4, checkpoint=tmp_path / "run")
     assert bits(again) == bits(model)
     assert bits(again) == bits(fastbptt.load(tmp_path / "run"))
 
 
 def test_a_checkpoint_from_the_start_and_after_each_epoch(tmp_path):
-    pytest.importorskip("safetensors")
     path = tmp_path / "run"
     model, data, _ = noisy()
     saved = []
@@ -197,8 +188,8 @@ OTHERS = [
     ({"output": "all"}, {}, "output = 'last', expected 'all'"),
     ({"dtype": "float32"}, {}, "dtype = 'float64', expected 'float32'"),
     ({}, {"optimizer": SGD(0.01)}, "optimizer = 'Adam', expected 'SGD'"),
-    ({}, {"optimizer": Adam(0.5)}, "lr = 0.001, expected 0.5"),
-    ({}, {"optimizer": Adam(beta1=0.5)}, "beta1 = 0.9, expected 0.5"),
+    ({}, {"optimizer": Adam(0.5)}, "learning_rate = 0.001, expected 0.5"),
+    ({}, {"optimizer": Adam(beta_1=0.5)}, "beta_1 = 0.9, expected 0.5"),
     ({}, {"loss": "ssr"}, "loss = 'mse', expected 'ssr'"),
     ({}, {"loss": functools.partial(losses.bce)}, "loss = 'mse', expected 'bce'"),
     ({}, {"batch_size": 3}, "batch_size = 32, expected 3"),
@@ -214,7 +205,6 @@ OTHERS = [
     ("kind", "options", "message"), OTHERS, ids=[row[-1].split()[0] for row in OTHERS]
 )
 def test_a_checkpoint_of_another_training(kind, options, message, tmp_path):
-    pytest.importorskip("safetensors")
     model, path = build(), tmp_path / "run"
     fit(model, draw(model, RAGGED), epochs=1, checkpoint=path)
     content = path.read_bytes()
@@ -229,7 +219,6 @@ def test_a_checkpoint_of_another_training(kind, options, message, tmp_path):
 
 
 def test_a_checkpoint_of_other_data(tmp_path):
-    pytest.importorskip("safetensors")
     model = build()
     fit(model, draw(model, RAGGED), epochs=1, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="sequences = 11, expected 3"):
@@ -237,7 +226,6 @@ def test_a_checkpoint_of_other_data(tmp_path):
 
 
 def test_another_backend_may_go_on(tmp_path):
-    pytest.importorskip("safetensors")
     data, histories = draw(build(), RAGGED), []
     for backend in ("numba", "numpy"):
         path = tmp_path / backend
@@ -247,7 +235,6 @@ def test_another_backend_may_go_on(tmp_path):
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path):
-    pytest.importorskip("safetensors")
     model, data, _ = noisy()
     path = tmp_path / "model"
     fastbptt.save(model, path)
@@ -264,15 +251,11 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
         assert path.read_bytes() == content
 
 
-def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written(tmp_path):
     """It is found out before the first epoch."""
     model, data, _ = noisy()
     before = bits(model)
-    with pytest.raises((FileNotFoundError, ImportError)):
+    with pytest.raises(FileNotFoundError):
         fit(model, data, checkpoint=tmp_path / "nowhere" / "run")
-    for name in ("safetensors", "safetensors.numpy"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "fastbptt[train]"')):
-        fit(model, data, checkpoint=tmp_path / "run")
     assert bits(model) == before
     assert list(tmp_path.iterdir()) == []

@@ -283,6 +283,12 @@ def test_nan_is_said_by_the_training():
         fit(model, draw(model, EQUAL), loss=lambda y, target: (np.nan, y))
 
 
+def test_an_ignored_class_is_an_integer():
+    with pytest.raises(TypeError, match="ignored is 'a', expected an integer"):
+        Criterion(functools.partial(losses.cross_entropy, ignored="a"))
+    assert Criterion(functools.partial(losses.cross_entropy, ignored=None)).ignored is None
+
+
 def test_names():
     assert Criterion("mse").name == "mse"
     assert Criterion(functools.partial(losses.mse)).name == "mse"

@@ -12,28 +12,25 @@ import tomllib
 import pytest
 
 import fastbptt
-from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._extras import PIP_NAMES, MissingExtraError, import_extra
 
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
-OPTIONAL = {
-    "matplotlib": "matplotlib",
-    "safetensors": "safetensors",
-    "sklearn": "scikit-learn",
-    "tqdm": "tqdm",
-}
+OPTIONAL = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
 def test_imports():
-    assert import_extra("json", "train", "a test") is json
-    assert import_extra("os.path", "train", "a test") is os.path
+    assert import_extra("json", "plots", "a test") is json
+    assert import_extra("os.path", "plots", "a test") is os.path
 
 
 @pytest.mark.parametrize("module", ["nowhere", "nowhere.at.all"])
 def test_missing(module):
     with pytest.raises(MissingExtraError) as caught:
         import_extra(module, "plots", "a picture")
-    assert str(caught.value) == 'a picture needs nowhere: pip install "fastbptt[plots]"'
+    assert str(caught.value) == (
+        "a picture needs nowhere: pip install nowhere (fastbptt's extra 'plots')"
+    )
     assert isinstance(caught.value, ImportError)
     assert caught.value.name == "nowhere"
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
@@ -43,11 +40,11 @@ def test_an_error_of_the_module_is_its_own(tmp_path, monkeypatch):
     (tmp_path / "broken_extra.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        import_extra("broken_extra", "train", "a test")
+        import_extra("broken_extra", "plots", "a test")
 
 
-def test_training_without_any():
-    """Neither importing the package nor training imports an optional dependency."""
+def test_training_without_any(tmp_path):
+    """Training, its progress bar left out, and files of models and runs."""
     program = f"""
 import sys
 for name in {[*OPTIONAL]}:
@@ -55,17 +52,21 @@ for name in {[*OPTIONAL]}:
 import fastbptt
 model = fastbptt.RNN(1, 2, 1, seed=0, backend="numpy")
 data = [[1, 2], [3, 4, 5]], [3, 12]
-history = fastbptt.fit(model, *data, epochs=2, progress=False, patience=1, validation=data)
+history = fastbptt.fit(
+    model, *data, epochs=2, patience=1, validation=data, checkpoint=sys.argv[1]
+)
+fastbptt.save(fastbptt.load(sys.argv[1]), sys.argv[2])
 print(len(history.loss))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, str(tmp_path / "run"), str(tmp_path / "model")],
         env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+    assert sorted(os.listdir(tmp_path)) == ["model", "run"]
 
 
 def used():
@@ -83,7 +84,8 @@ def test_the_extras_install_what_they_are_named_for():
         pytest.skip("an installed package: no pyproject.toml")
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     found = set(used())
-    assert ("safetensors", "train") in found
+    assert found == {("matplotlib", "plots"), ("sklearn", "sklearn"), ("tqdm", "progress")}
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]
         assert OPTIONAL[module] in names, f"{module} is not in the extra {extra!r}"
+        assert PIP_NAMES.get(module, module) == OPTIONAL[module]

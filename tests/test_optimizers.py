@@ -19,26 +19,26 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 # to 4e-16.
 START = [1.0, -2.0, 0.5]
 TABLE = (
-    (SGD, {"lr": 0.1}, [0.85, -1.9, 0.53]),
-    (SGD, {"lr": 0.1, "momentum": 0.9}, [0.682969, -1.737118, 0.573983]),
+    (SGD, {"learning_rate": 0.1}, [0.85, -1.9, 0.53]),
+    (SGD, {"learning_rate": 0.1, "momentum": 0.9}, [0.682969, -1.737118, 0.573983]),
     (
         SGD,
-        {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+        {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
         [0.5646721, -1.6634062, 0.5965847],
     ),
     (
         RMSprop,
-        {"lr": 0.1, "decay": 0.9, "eps": 0.01},
+        {"learning_rate": 0.1, "rho": 0.9, "eps": 0.01},
         [-0.16752764132778616, -1.0438078239735165, 0.7406680234652105],
     ),
     (
         Adam,
-        {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01},
+        {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.9, "eps": 0.01},
         [0.5362861151958499, -1.5238095238095233, 0.6298186513217204],
     ),
     (
         Adam,
-        {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 0.01, "weight_decay": 0.5},
+        {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.9, "eps": 0.01, "weight_decay": 0.5},
         [0.3536358719577669, -1.116668422619047, 0.49758106723371576],
     ),
 )
@@ -99,11 +99,12 @@ def test_stored_numbers(kind, settings, expected, dtype):
 
 def as_torch(torch, kind, settings, leaves):
     given = dict(settings)
+    given["lr"] = given.pop("learning_rate")
     if kind is RMSprop:
-        return torch.optim.RMSprop(leaves, alpha=given.pop("decay"), **given)
+        return torch.optim.RMSprop(leaves, alpha=given.pop("rho"), **given)
     if kind is Adam:
-        betas, decay = (given.pop("beta1"), given.pop("beta2")), given.pop("weight_decay")
-        return torch.optim.AdamW(leaves, betas=betas, weight_decay=decay, **given)
+        betas = given.pop("beta_1"), given.pop("beta_2")
+        return torch.optim.AdamW(leaves, betas=betas, **given)
     return torch.optim.SGD(leaves, **given)
 
 
@@ -119,7 +120,7 @@ def test_agrees_with_torch(kind, settings, dtype, defaults):
     expected = as_torch(torch, kind, optimizer.settings(), list(leaves.values()))
     for t in range(50):
         if t == 25:
-            optimizer.lr /= 2
+            optimizer.learning_rate /= 2
             expected.param_groups[0]["lr"] /= 2
         gradients = draw_gradients(t, dtype)
         for name, leaf in leaves.items():
@@ -137,13 +138,13 @@ def test_agrees_with_torch(kind, settings, dtype, defaults):
 @DTYPES
 def test_first_step_of_adam_is_lr_whatever_the_scale(dtype):
     p = np.zeros(4, dtype)
-    Adam(lr=0.25, eps=1e-30).step({"p": p}, {"p": np.array([1e-10, -3, 1e10, 0], dtype)})
+    Adam(learning_rate=0.25, eps=1e-30).step({"p": p}, {"p": np.array([1e-10, -3, 1e10, 0], dtype)})
     np.testing.assert_allclose(p, [-0.25, 0.25, -0.25, 0], rtol=1e-6)
 
 
 def test_decay_is_decoupled_from_the_gradient():
     p = np.array([8.0, -4.0])
-    Adam(lr=0.5, weight_decay=0.25).step({"p": p}, {"p": np.zeros(2)})
+    Adam(learning_rate=0.5, weight_decay=0.25).step({"p": p}, {"p": np.zeros(2)})
     np.testing.assert_array_equal(p, [7, -3.5])
 
 
@@ -151,7 +152,7 @@ def test_decay_is_decoupled_from_the_gradient():
 def test_no_learning_rate_no_change(kind, settings):
     parameters = draw_parameters()
     before = copies(parameters)
-    run(kind(**{**settings, "lr": 0}), parameters, range(3))
+    run(kind(**{**settings, "learning_rate": 0}), parameters, range(3))
     assert_same(parameters, before)
 
 
@@ -268,16 +269,25 @@ def test_settings(kind, settings):
     assert settings.items() <= got.items()
     assert got == kind(**got).settings()
     assert got == {name: getattr(optimizer, name) for name in got}
-    optimizer.lr = np.float32(0.5)
-    assert json.loads(json.dumps(optimizer.settings())) == {**got, "lr": 0.5}
+    optimizer.learning_rate = np.float32(0.5)
+    assert json.loads(json.dumps(optimizer.settings())) == {**got, "learning_rate": 0.5}
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        (SGD, {"lr": 0.01, "momentum": 0.0, "nesterov": False}),
-        (RMSprop, {"lr": 0.001, "decay": 0.99, "eps": 1e-8}),
-        (Adam, {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}),
+        (SGD, {"learning_rate": 0.01, "momentum": 0.0, "nesterov": False}),
+        (RMSprop, {"learning_rate": 0.001, "rho": 0.99, "eps": 1e-8}),
+        (
+            Adam,
+            {
+                "learning_rate": 0.001,
+                "beta_1": 0.9,
+                "beta_2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+            },
+        ),
     ],
 )
 def test_defaults(kind, expected):
@@ -301,21 +311,29 @@ def test_hyperparameters_of_numpy_change_no_bit(kind, settings):
 @pytest.mark.parametrize(
     ("kind", "given", "error", "words"),
     [
-        *((k, {"lr": -0.1}, ValueError, "lr is -0.1, expected at least 0") for k in (SGD, Adam)),
-        (RMSprop, {"lr": math.inf}, ValueError, "lr is inf, expected at least 0 and below inf"),
-        (SGD, {"lr": math.nan}, ValueError, "lr is nan, expected"),
-        (SGD, {"lr": "0.1"}, TypeError, "lr is '0.1', expected a number"),
-        (SGD, {"lr": None}, TypeError, "lr is None, expected a number"),
-        (SGD, {"lr": True}, TypeError, "lr is True, expected a number"),
-        (SGD, {"lr": np.ones(1)}, TypeError, "expected a number"),
+        *(
+            (k, {"learning_rate": -0.1}, ValueError, "learning_rate is -0.1, expected at least 0")
+            for k in (SGD, Adam)
+        ),
+        (
+            RMSprop,
+            {"learning_rate": math.inf},
+            ValueError,
+            "learning_rate is inf, expected at least 0 and below inf",
+        ),
+        (SGD, {"learning_rate": math.nan}, ValueError, "learning_rate is nan, expected"),
+        (SGD, {"learning_rate": "0.1"}, TypeError, "learning_rate is '0.1', expected a number"),
+        (SGD, {"learning_rate": None}, TypeError, "learning_rate is None, expected a number"),
+        (SGD, {"learning_rate": True}, TypeError, "learning_rate is True, expected a number"),
+        (SGD, {"learning_rate": np.ones(1)}, TypeError, "expected a number"),
         (SGD, {"momentum": 1}, ValueError, "momentum is 1.0, expected at least 0 and below 1"),
         (SGD, {"momentum": -0.5}, ValueError, "momentum is -0.5, expected at least 0"),
         (SGD, {"nesterov": True}, ValueError, "momentum is 0.0, expected above 0 with nesterov"),
         (SGD, {"nesterov": 1}, TypeError, "nesterov is 1, expected True or False"),
-        (RMSprop, {"decay": 1}, ValueError, "decay is 1.0, expected at least 0 and below 1"),
+        (RMSprop, {"rho": 1}, ValueError, "rho is 1.0, expected at least 0 and below 1"),
         (RMSprop, {"eps": 0}, ValueError, "eps is 0.0, expected above 0"),
-        (Adam, {"beta1": 1}, ValueError, "beta1 is 1.0, expected at least 0 and below 1"),
-        (Adam, {"beta2": -1}, ValueError, "beta2 is -1.0, expected at least 0 and below 1"),
+        (Adam, {"beta_1": 1}, ValueError, "beta_1 is 1.0, expected at least 0 and below 1"),
+        (Adam, {"beta_2": -1}, ValueError, "beta_2 is -1.0, expected at least 0 and below 1"),
         (Adam, {"eps": 0}, ValueError, "eps is 0.0, expected above 0"),
         (Adam, {"weight_decay": -1}, ValueError, "weight_decay is -1.0, expected at least 0"),
     ],
@@ -376,7 +394,7 @@ def test_names_in_the_state():
 
 
 def test_state_holds_the_running_means():
-    optimizer = Adam(beta1=0.75, beta2=0.5)
+    optimizer = Adam(beta_1=0.75, beta_2=0.5)
     for d in (4.0, 8.0):
         optimizer.step({"p": np.zeros(1)}, {"p": np.array([d])})
     state = optimizer.state()
@@ -421,7 +439,7 @@ def test_steps_without_arrays_fit_no_parameters():
 
 
 def test_arrays_without_steps_are_kept():
-    optimizer, p = SGD(lr=1, momentum=0.5), np.ones(1)
+    optimizer, p = SGD(learning_rate=1, momentum=0.5), np.ones(1)
     optimizer.set_state({"steps": np.array(0), "m.p": np.array([8.0])})
     optimizer.step({"p": p}, {"p": np.array([2.0])})
     assert p == 1 - (0.5 * 8 + 2)

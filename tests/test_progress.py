@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trainings import bits, fit, interrupting, noisy
 
-from fastbptt import MissingExtraError
+from fastbptt import _notice
 
 
 @pytest.fixture
@@ -38,7 +38,6 @@ def test_progress(bars, capsys):
 
 
 def test_progress_without_validation_and_from_a_checkpoint(bars, capsys, tmp_path):
-    pytest.importorskip("safetensors")
     model, data, _ = noisy()
     fit(model, data, epochs=2, checkpoint=tmp_path / "run")
     assert capsys.readouterr() == ("", "")
@@ -65,13 +64,32 @@ def test_the_bar_is_closed(end, bars, capsys):
     assert capsys.readouterr().err.endswith("\n")
 
 
-def test_progress_without_tqdm(monkeypatch, tmp_path):
+@pytest.fixture
+def no_tqdm(monkeypatch):
     for name in ("tqdm", "tqdm.auto"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(_notice, "_told", set())
+
+
+def test_without_tqdm(no_tqdm, capsys):
+    """Training goes the same way; to a pipe nothing is said."""
+    (model, data, _), (other, _, _) = noisy(), noisy()
+    fit(model, data, epochs=2, progress=True)
+    assert capsys.readouterr() == ("", "")
+    fit(other, data, epochs=2, progress=False)
+    assert bits(model) == bits(other)
+
+
+def test_without_tqdm_on_a_terminal(no_tqdm, monkeypatch, capsys):
+    """One line says how to get a bar, once in a process."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     model, data, _ = noisy()
-    before = bits(model)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "fastbptt[train]"')):
-        fit(model, data, progress=True, checkpoint=tmp_path / "run")
-    assert bits(model) == before
-    assert list(tmp_path.iterdir()) == []
-    assert len(fit(model, data, epochs=2).loss) == 2
+    fit(model, data, epochs=1, progress=False)
+    assert capsys.readouterr() == ("", "")
+    for _ in range(2):
+        fit(model, data, epochs=2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "fastbptt: a progress bar needs tqdm: pip install tqdm (fastbptt's extra 'progress')\n"
+    )

@@ -698,6 +698,7 @@ def test_importing_the_package_does_not_import_numba():
 
 # Each module imports from lower layers only; what is not named here is the top.
 LAYERS = (
+    {"_notice", "_names"},
     {"_uninterrupted"},
     {"reference", "kernels"},
     {"_checks", "_extras"},

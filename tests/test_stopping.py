@@ -30,7 +30,7 @@ def test_patience(patience):
     found = history.validation_loss
     assert history.stopped == "early"
     best = int(np.argmin(found))
-    assert history.best_epoch == best == len(found) - 1 - patience
+    assert history.best_epoch == best + 1 == len(found) - patience
     for epoch in range(best):  # it has not waited longer anywhere
         assert min(found[epoch + 1 : epoch + 1 + patience]) < min(found[: epoch + 1])
     assert model.evaluate(*validation) == min(found)
@@ -43,7 +43,7 @@ def test_the_best_weights_where_epochs_end_first():
     model, data, validation = noisy()
     history = fit(model, data, validation=validation, patience=50, optimizer=Adam(0.05), epochs=40)
     assert (history.stopped, len(history.loss)) == ("finished", 40)
-    assert history.best_epoch == int(np.argmin(history.validation_loss)) < 39
+    assert history.best_epoch == int(np.argmin(history.validation_loss)) + 1 < 40
     assert model.evaluate(*validation) == min(history.validation_loss)
 
 
@@ -53,7 +53,7 @@ def test_patience_without_validation():
     assert history.stopped == "early"
     assert history.validation_loss == []
     best = int(np.argmin(history.loss))
-    assert history.best_epoch == best == len(history.loss) - 3
+    assert history.best_epoch == best + 1 == len(history.loss) - 2
     alone = noisy()[0]
     fit(alone, data, optimizer=SGD(3.0), batch_size=3, epochs=best + 1)
     assert bits(alone) == bits(model)
@@ -132,7 +132,7 @@ def test_nan_in_the_data(backend, value, output):
     x[5][2, 1] = value
     batch = np.flatnonzero(order_and_dropout()[0].permutation(len(x)) == 5)[0] // 2
     assert batch > 0
-    with pytest.raises(FloatingPointError, match=f"in epoch 0, batch {batch};"):
+    with pytest.raises(FloatingPointError, match=f"in epoch 1, batch {batch + 1};"):
         fit(model, (x, y), optimizer=recorder, batch_size=2)
     assert len(recorder.steps_taken) == batch
     assert_still_good(model, (clean, y), recorder.steps_taken[-1][0])
@@ -141,7 +141,7 @@ def test_nan_in_the_data(backend, value, output):
 def test_nan_in_a_target():
     model, data, _ = noisy()
     data[1][3, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="loss is nan in epoch 0, batch 0;"):
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 1, batch 1;"):
         fit(model, data)
     assert bits(model) == bits(noisy()[0])
 
@@ -154,9 +154,9 @@ def test_explosion(output, truncate):
 
     def callback(model, history):
         if len(history.loss) == 2:
-            recorder.lr = 1e4
+            recorder.learning_rate = 1e4
 
-    with pytest.raises(FloatingPointError, match=r"epoch 2, batch \d+; the model keeps the last"):
+    with pytest.raises(FloatingPointError, match=r"epoch 3, batch \d+; the model keeps the last"):
         fit(model, data, optimizer=recorder, truncate=truncate, batch_size=2, callback=callback)
     assert np.isfinite(model.network.vector).all()
     assert any((model.network.vector == weights).all() for weights, _ in recorder.steps_taken[-2:])
@@ -171,7 +171,7 @@ def test_weights_that_turn_infinite_while_the_loss_stays():
     model.parameters()["layers.0.W_x"][...] = 1e-35
     model.parameters()["W_y"][...] *= 1e-3
     with pytest.raises(
-        FloatingPointError, match="weights are infinite or NaN after epoch 0, batch 0;"
+        FloatingPointError, match="weights are infinite or NaN after epoch 1, batch 1;"
     ):
         fit(model, (x, y), optimizer=recorder, batch_size=4)
     assert_still_good(model, (x, y), recorder.steps_taken[-1][0])
@@ -181,7 +181,7 @@ def test_nan_in_the_validation():
     model, data, validation = noisy()
     recorder = Recorder(0.01)
     validation[0][2][0, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="validation loss is nan after epoch 0;"):
+    with pytest.raises(FloatingPointError, match="validation loss is nan after epoch 1;"):
         fit(model, data, validation=validation, optimizer=recorder, batch_size=4)
     assert len(recorder.steps_taken) == 3
     assert_still_good(model, data, recorder.steps_taken[-1][0])

@@ -29,7 +29,7 @@ from trainings import (
 )
 
 import fastbptt
-from fastbptt import RNN, SGD, Adam, History, clip_by_global_norm, losses, training
+from fastbptt import RNN, SGD, Adam, History, RMSprop, clip_by_global_norm, losses, training
 
 # The loop
 
@@ -190,7 +190,6 @@ def test_learns_classes():
 @pytest.mark.parametrize("number", [np.float32, np.float64, np.asarray])
 def test_a_loss_of_ones_own(number, tmp_path):
     """Its value may be a NumPy number; a callable object has no name."""
-    pytest.importorskip("safetensors")
 
     class Loss:
         def __call__(self, y, target, mask):
@@ -393,7 +392,8 @@ TURNED_AWAY = [
     ({"loss": "l1"}, ValueError, "loss is 'l1', expected one of 'mse'"),
     ({"loss": 3}, ValueError, "loss is 3, expected one of 'mse'"),
     ({"loss": reduced_to("none")}, ValueError, r"loss\.reduction is 'none', expected one of"),
-    ({"optimizer": "adam"}, TypeError, "optimizer is 'adam', expected an SGD, RMSprop or Adam"),
+    ({"optimizer": "adagrad"}, ValueError, "optimizer is 'adagrad', expected one of 'adam', 'rms"),
+    ({"optimizer": None}, TypeError, "optimizer is None, expected an SGD, RMSprop or Adam, or one"),
     ({"optimizer": Adam}, TypeError, "optimizer is <class .*>, expected an SGD"),
     ({"epochs": -1}, ValueError, "epochs is -1, expected at least 0"),
     ({"epochs": 2.0}, TypeError, "epochs is 2.0, expected an integer"),
@@ -422,6 +422,19 @@ TURNED_AWAY = [
         "validation: lengths has dtype float64, expected integers",
     ),
     ({"validation": ([], np.zeros((0, O)))}, ValueError, "validation holds no sequence"),
+    ({"validation_split": 1}, ValueError, "validation_split is 1.0, expected at least 0 and below"),
+    ({"validation_split": -0.1}, ValueError, "validation_split is -0.1, expected at least 0"),
+    ({"validation_split": "0.1"}, TypeError, "validation_split is '0.1', expected a number"),
+    (
+        {"validation_split": 0.99},
+        ValueError,
+        "validation_split is 0.99 of 11 sequences, which leaves 0 to train on and 11 to hold out",
+    ),
+    (
+        {"validation_split": 0.5, "validation": (np.zeros((3, 5, I)), np.zeros((3, O)))},
+        ValueError,
+        "validation_split is given with validation, expected one of them",
+    ),
     ({"patience": 0}, ValueError, "patience is 0, expected at least 1"),
     ({"patience": "3"}, TypeError, "patience is '3', expected an integer"),
     ({"seed": -1}, ValueError, "non-negative"),
@@ -494,9 +507,67 @@ def test_an_error_of_the_callback_is_its_own():
 
 
 def test_docstring_examples():
-    got = doctest.testmod(training)
+    # testmod leaves out what a decorator wraps.
+    (found,) = doctest.DocTestFinder().find(fastbptt.fit, "fit")
+    got = doctest.DocTestRunner().run(found)
     assert got.attempted
     assert not got.failed
+    assert not doctest.testmod(training).failed
+
+
+# The optimizer by its name
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", Adam), ("rmsprop", RMSprop), ("sgd", SGD)])
+def test_names_of_optimizers(name, kind):
+    for given in name, name.upper(), kind.__name__:
+        (model, data, _), (other, _, _) = noisy(), noisy()
+        fit(model, data, optimizer=given, epochs=2)
+        fit(other, data, optimizer=kind(), epochs=2)
+        assert bits(model) == bits(other)
+
+
+def test_adam_by_default():
+    (model, data, _), (other, _, _) = noisy(), noisy()
+    fit(model, data, epochs=2)
+    fit(other, data, optimizer="adam", epochs=2)
+    assert bits(model) == bits(other)
+
+
+# The share that is held out
+
+
+@OUTPUT
+@LENGTHS
+@pytest.mark.parametrize("as_array", [True, False])
+@pytest.mark.parametrize(("share", "cut"), [(0.2, 8), (0.5, 5), (0.09, 10), (0.9, 1), (1 / 11, 10)])
+def test_validation_split(share, cut, as_array, counts, output):
+    """The last sequences, as many as make up the share: as if given by themselves."""
+    model = build(output=output)
+    x, y = draw(model, counts)
+    lengths = {}
+    if as_array:
+        lengths = {"lengths": np.array(counts)}
+        x = np.stack([np.pad(a, ((0, 7 - len(a)), (0, 0))) for a in x])
+        if output == "all":
+            y = np.stack([np.pad(a, ((0, 7 - len(a)), (0, 0))) for a in y])
+    history = fit(model, (x, y), **lengths, validation_split=share, epochs=3, batch_size=3)
+    rest = {name: given[cut:] for name, given in lengths.items()}
+    lengths = {name: given[:cut] for name, given in lengths.items()}
+    other = build(output=output)
+    expected = fit(
+        other, (x[:cut], y[:cut]), **lengths, epochs=3, batch_size=3,
+        validation=(x[cut:], y[cut:], *rest.values()),
+    )  # fmt: skip
+    assert len(history.validation_loss) == 3
+    assert_same_course(history, expected)
+    assert bits(model) == bits(other)
+
+
+def test_a_share_that_is_no_binary_number():
+    """Nine tenths of 10 leave 1, though 10 * (1 - 0.9) is below 1 in floating point."""
+    assert [training._cut(10, n / 10) for n in range(1, 10)] == [*range(9, 0, -1)]
+    assert [training._cut(100, n / 100) for n in range(1, 100)] == [*range(99, 0, -1)]
 
 
 def test_a_mean_loss_beyond_all_numbers():
@@ -506,5 +577,5 @@ def test_a_mean_loss_beyond_all_numbers():
         return 1e308, np.zeros_like(y)
 
     model = build()
-    with pytest.raises(FloatingPointError, match="mean loss is inf in epoch 0;"):
+    with pytest.raises(FloatingPointError, match="mean loss is inf in epoch 1;"):
         fit(model, draw(model, RAGGED), loss=huge, batch_size=3, epochs=2)

@@ -271,6 +271,38 @@ def test_class_weights_are_not_those_of_the_validation():
 
 
 @OUTPUT
+def test_held_out_sequences_keep_their_weights(output):
+    found = []
+    for split in (True, False):
+        model, x, y = draw_classes(output)
+        weight = [0.5 + np.arange(n) % 3 for n in RAGGED] if output == "all" else np.arange(N) + 1
+        last, first = slice(8, None), slice(8)
+        options = {"validation_split": 3 / N, "sample_weight": weight}
+        data = x, y
+        if not split:
+            data = x[first], y[first]
+            options = {
+                "validation": (x[last], y[last], None, weight[last]),
+                "sample_weight": weight[first],
+            }
+        history = fit(model, data, loss="cross_entropy", class_weight="balanced", epochs=2,
+                      batch_size=4, **options)  # fmt: skip
+        found.append((history.loss, history.validation_loss, bits(model)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("kept", "purpose"), [(slice(10, N), "train on"), (slice(5), "hold out")])
+def test_held_out_sequences_of_no_weight(kept, purpose):
+    model, x, y = draw_classes("last")
+    weight = np.zeros(N)
+    weight[kept] = 1
+    with pytest.raises(
+        ValueError, match=f"validation_split is 0.09, which leaves .* 0 to {purpose}"
+    ):
+        fit(model, (x, y), loss="cross_entropy", sample_weight=weight, validation_split=0.09)
+
+
+@OUTPUT
 @pytest.mark.parametrize("ignored", [-100, -1])
 def test_an_ignored_class_is_as_weight_0(output, ignored):
     """In training, in its mean and in validation; beside weights and class weights, too."""

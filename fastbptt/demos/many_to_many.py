@@ -121,7 +121,7 @@ def run(*, hidden: int = 192, epochs: int = 20, seed: int = 0) -> Result:
 
     def after_epoch(model: RNN, history: History) -> None:
         done = len(history.loss)
-        optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
+        optimizer.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
         if done in SHOWN or done == epochs:
             samples.append(write(model, alphabet, 300, seed))
             print(f"\nEpoch {done} of {epochs}: {history.loss[-1]:.3f} nats; the model writes")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbptt._extras import MissingExtraError, import_extra
+from fastbptt._extras import MissingExtraError
 from fastbptt.datasets import sunspots_monthly
 from fastbptt.demos import linear
 from fastbptt.demos.linear import rmse
@@ -111,13 +111,7 @@ def run(
     Returns
     -------
     Result
-
-    Raises
-    ------
-    MissingExtraError
-        If tqdm is not installed.
     """
-    import_extra("tqdm.auto", "train", "the demo")
     year, sunspots = sunspots_monthly()
     cut = int((1 - HELD_OUT) * len(sunspots) / 12) * 12  # months to train on, in whole years
     print(
@@ -230,7 +224,8 @@ def train(
     optimizer = Adam(LEARNING_RATE)
 
     def decay(_: RNN, history: History) -> None:
-        optimizer.lr = LEARNING_RATE * (1 + math.cos(math.pi * len(history.loss) / epochs)) / 2
+        done = len(history.loss)
+        optimizer.learning_rate = LEARNING_RATE * (1 + math.cos(math.pi * done / epochs)) / 2
 
     x, y = inputs(months * np.exp(rng.uniform(-SCALING, SCALING, (len(months), 1))))
     return fit(

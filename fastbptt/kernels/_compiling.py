@@ -23,6 +23,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
+from fastbptt._uninterrupted import compiling
 from fastbptt.kernels._machine import target
 
 # A function marked so becomes part of the worker that uses it before Numba compiles that, once.
@@ -103,6 +104,12 @@ class _Cache(FunctionCache):
         super().__init__(function)
         self._cache_file = _Files(self.cache_path, self._impl.filename_base)
 
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            compiling.set()  # follows
+        return found
+
     def save_overload(self, sig, data):
         try:
             super().save_overload(sig, data)
@@ -115,6 +122,7 @@ def _with_cache(compiled, function):
         compiled._cache = _Cache(function)
     except RuntimeError:  # Numba has found no place
         _troubles.append(_why_nowhere())
+        compiling.set()
     return compiled
 
 

@@ -9,7 +9,7 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
-from fastbptt._uninterrupted import computed_once
+from fastbptt._uninterrupted import computed_once, without_notice
 from fastbptt.kernels import _compiling, _threads
 from fastbptt.kernels._activation import CODES
 from fastbptt.kernels._blocking import plan_backward, plan_forward
@@ -462,7 +462,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
-    _compiled_forward(dtype)
-    _compiled_backward(dtype)
-    _threads.warmup()
+    with without_notice():
+        _compiled_forward(dtype)
+        _compiled_backward(dtype)
+        _threads.warmup()
     _compiling.warn_of_troubles()
