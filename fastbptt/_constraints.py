@@ -150,13 +150,11 @@ class Constraints:
 
     def config(self) -> dict[str, Any]:
         """What the constructor was given, as JSON can hold it: masks as rows of "0" and "1"."""
-        found = dict(vars(self), nonnegative=[*self.nonnegative], mask=_written(self.mask))
-        found["fixed"] = _written(self.fixed) if isinstance(self.fixed, dict) else [*self.fixed]
-        if isinstance(self.dale, dict):
-            found["dale"] = {name: _plain(value) for name, value in self.dale.items()}
-        else:
-            found["dale"] = _plain(self.dale)
-        return found
+        return {name: _written(a) for name, a in self._given().items()}
+
+    def _given(self) -> dict[str, Any]:
+        """Its arguments, but for defaults."""
+        return {n: a for n, a in vars(self).items() if not _same(a, _DEFAULTS[n])}
 
     @classmethod
     def from_config(cls, config: Any) -> "Constraints":
@@ -170,9 +168,7 @@ class Constraints:
         return cls(**given)
 
     def __repr__(self) -> str:
-        default = vars(Constraints())
-        given = (f"{name}={a!r}" for name, a in vars(self).items() if not _same(a, default[name]))
-        return f"Constraints({', '.join(given)})"
+        return f"Constraints({', '.join(f'{n}={a!r}' for n, a in self._given().items())})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Constraints):
@@ -437,7 +433,11 @@ def _each(argument: str, given: Any, check: Any) -> Any:
 
 def _signs(label: str, given: Any) -> float | np.ndarray:
     """A share of excitatory units, or the sign of each."""
-    if np.ndim(given) == 0:
+    try:
+        signs = np.asarray(given)
+    except ValueError:
+        raise ValueError(f"{label} is ragged, expected 1 or -1 for each unit, (H,)") from None
+    if signs.ndim == 0:
         share = _checks.real(label, given)
         if not 0 < share < 1:
             raise ValueError(
@@ -445,7 +445,6 @@ def _signs(label: str, given: Any) -> float | np.ndarray:
                 "a sign for each unit"
             )
         return share
-    signs = np.asarray(given)
     if signs.ndim != 1 or not np.isin(signs, (-1, 1)).all() or signs.dtype == bool:
         raise ValueError(f"{label} is {signs}, expected a share, or 1 or -1 for each unit, (H,)")
     return signs.astype(np.int8)
@@ -559,14 +558,16 @@ def _keys(
 # As JSON has it
 
 
-def _written(masks: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    return {name: _digits(mask) for name, mask in masks.items()}
-
-
-def _digits(mask: np.ndarray) -> Any:
-    if mask.ndim > 1:
-        return [_digits(row) for row in mask]
-    return "".join("01"[x] for x in mask.ravel().tolist())
+def _written(given: Any) -> Any:
+    if isinstance(given, dict):
+        return {name: _written(each) for name, each in given.items()}
+    if not isinstance(given, np.ndarray):
+        return [*given] if isinstance(given, tuple) else given
+    if given.dtype != bool:
+        return given.tolist()
+    if given.ndim > 1:
+        return [_written(row) for row in given]
+    return "".join("01"[x] for x in given.ravel().tolist())
 
 
 def _read(label: str, written: Any) -> np.ndarray:
@@ -578,9 +579,8 @@ def _read(label: str, written: Any) -> np.ndarray:
     return np.frombuffer(written.encode(), np.uint8) == ord("1")
 
 
-def _plain(signs: float | np.ndarray | None) -> Any:
-    return signs.tolist() if isinstance(signs, np.ndarray) else signs
-
-
 def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(np.all(a == b))
+
+
+_DEFAULTS = vars(Constraints())

@@ -177,8 +177,9 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
-        described = given.get("constraints")
-        constraints = None if described is None else Constraints.from_config(described)
+        constraints = None
+        if "constraints" in given and given["constraints"] is not None:
+            constraints = Constraints.from_config(given["constraints"])
         config = check_config(**{**given, "constraints": constraints})
         found_config = _described({n: config[n] for n in given})  # earlier files have fewer names
         if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
