@@ -561,7 +561,7 @@ def test_weights_that_are_not_set(values, message):
         ({"dale": {"layers.0": [1]}}, r"dale\['layers.0'\] has shape \(1,\), expected \(6,\)"),
         ({"dale": {"W_y": 0.8}}, "dale has 'W_y', expected one of layers.0.W_h, layers.1.W_h"),
         ({"dale": {"W_q": 0.8}}, "dale has 'W_q', expected a name of weights"),
-        ({"dale": 0.9}, "dale is 0.9 of 6 units"),
+        ({"dale": 0.99}, "dale is 0.99 of 6 units, which makes 6 of them excitatory"),
         (
             {"dale": SIGNS, "mask": {"W_h": np.repeat(SIGNS[:, None] > 0, H, axis=1)}},
             "dale makes 3 units inhibitory, but mask leaves them no connection in layers.0.W_h",
@@ -693,8 +693,8 @@ def test_weights_in_a_file_that_break_a_promise(change, message, tmp_path):
 @pytest.mark.parametrize("where", [(), *((name,) for name in KINDS["all"]), ("mask", "W_h")])
 def test_constraints_in_a_file_that_are_none(where, tmp_path):
     path, tensors, metadata = saved(tmp_path)
-    others = [True, -1, 10**30, 0.5, float("nan"), "", "01", [], [1], [[1]], ["01", "1"], {}]
-    for other in [*others, {"W_h": 1}, {"W_h": "01"}, {"W_h": [["01", 1]]}, [None], [{}]]:
+    others = [True, -1, 10**30, 0.5, float("nan"), "", "01", [], [1], [[1]], ["01", "1"], [None]]
+    for other in [*others, {"W_h": 1}, {"W_h": "01"}, {"W_h": [["01", 1]]}, [{}]]:
         config = json.loads(metadata["model"])
         inner = config
         for name in ("constraints", *where)[:-1]:
