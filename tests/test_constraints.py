@@ -64,6 +64,9 @@ def assert_promised(model, before):
     signs = given.dale
     if isinstance(signs, float):
         signs = np.where(np.arange(H) < signs * H, 1, -1)
+    for rule in model.network.rules:
+        trained = getattr(rule, "trained", None)
+        assert trained is None or not model.free_parameters()[rule.name][~trained].any()
     for name, W in model.parameters().items():
         end, layer = name.rpartition(".")[2], name.split(".")[1:2]
         assert np.isfinite(W).all()
@@ -306,14 +309,19 @@ def test_a_step_of_several_who_take_it_together():
     """Their gradient, which may be an array of its own, is that of the weights."""
     models = [build(KINDS["all"]) for _ in range(2)]
     data = draw(models[0], EQUAL)
-    for model, reduce in zip(models, (fastbptt.training.alone, _halves), strict=True):
+    for model, reduce in zip(models, (_doubled, _doubled_in_place), strict=True):
         run = fastbptt.training.Run(model, *data, seed=0, reduce=reduce, batch_size=4)
         run.epoch()
     np.testing.assert_array_equal(models[0].network.memory, models[1].network.memory)
 
 
-def _halves(value, gradient, weight):
-    return value, gradient / 2 + gradient / 2, weight
+def _doubled(value, gradient, weight):
+    return value, gradient * 2, weight
+
+
+def _doubled_in_place(value, gradient, weight):
+    gradient *= 2
+    return value, gradient, weight
 
 
 # Without constraints nothing changes

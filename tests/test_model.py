@@ -687,6 +687,8 @@ CONFIGS = pytest.mark.parametrize(
             "output": "all",
             "backend": "numpy",
             "output_dropout": 0.5,
+            "train_initial_state": True,
+            "spectral_radius": 1.5,
         },
     ],
     ids=["default", "stacked", "both"],
@@ -733,7 +735,8 @@ def test_config_and_repr_rebuild_a_like_model(options):
 def test_repr():
     assert repr(RNN(2, 3, 4)) == (
         "RNN(2, 3, 4, num_layers=1, bidirectional=False, activation='tanh', output='last', "
-        "dropout=0.0, output_dropout=0.0, dtype='float32', backend='numba')"
+        "dropout=0.0, output_dropout=0.0, dtype='float32', backend='numba', "
+        "train_initial_state=False, spectral_radius=None, constraints=None)"
     )
 
 
