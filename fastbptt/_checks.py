@@ -63,6 +63,19 @@ def float_dtype(name: str, dtype: Any) -> np.dtype:
     return found
 
 
+def horizon(fh: Any) -> np.ndarray:
+    """Steps ahead, each at least 1 and no two alike, as int64, (n,)."""
+    try:
+        found = np.atleast_1d(np.asarray(fh))
+    except ValueError:
+        found = np.empty(0, object)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"fh is {fh!r}, expected an integer or some of them")
+    if found.ndim != 1 or not found.size or found.min() < 1 or len(np.unique(found)) < len(found):
+        raise ValueError(f"fh is {fh!r}, expected steps ahead, each at least 1 and no two alike")
+    return found.astype(np.int64)
+
+
 def layer(params: Any, x: Any, activation: Any) -> tuple[int, int, int, int, np.dtype]:
     """A layer's weights, inputs and activation; return T, B, I, H and the dtype."""
     try:

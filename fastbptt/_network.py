@@ -21,7 +21,7 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._constraints import Constraints, Entries, LowRank
-from fastbptt._stack import Shape, Stack, States, as_layers, layer_shapes, scaled
+from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
 from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
 
@@ -346,6 +346,13 @@ class Network:
             after = passed.last
         return ys, after
 
+    def states(
+        self, x: np.ndarray, lengths: np.ndarray | None = None, state: States | None = None
+    ) -> list[np.ndarray]:
+        """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
+        passed = self.stack.forward(x, state, lengths=lengths)
+        return [self.stack.layer_outputs(passed, l) for l in range(self.stack.num_layers)]
+
     def loss_and_gradient(
         self,
         x: np.ndarray,
@@ -445,6 +452,29 @@ class Network:
         )  # fmt: skip
         _sum_of(dh0, first, gradient.h0)
         return value, gradient.vector, last
+
+    def gradient_at_ends(
+        self,
+        x: np.ndarray,
+        target: np.ndarray,
+        lengths: np.ndarray | None,
+        loss: Callable[..., Any],
+        weight: np.ndarray | None = None,
+    ) -> tuple[Pass, np.ndarray | None, list[np.ndarray | None] | None]:
+        """A forward pass, and the loss's gradient where the backward pass begins.
+
+        Arguments are those of :meth:`loss_and_gradient`, results those that
+        :meth:`Stack.backward <fastbptt._stack.Stack.backward>` takes: `doutputs`, or `dlast`.
+        """
+        mask = None
+        if lengths is not None and self.output == "all":
+            mask = np.arange(len(x))[:, None] < lengths
+        state, scratch = self._initial(None, x.shape[1]), self.new_gradient()
+        passed = self.stack.forward(x, state, lengths=lengths)
+        top = self.stack.outputs(passed) if self.output == "all" else self._last(passed.last)[0]
+        given = (target, mask) if weight is None else (target, mask, weight)
+        _, dy = loss(self._read(top), *given)
+        return passed, *self._ends(self._read_backward(top, dy, (scratch.W_y, scratch.b_y)))
 
     def _last(
         self, states: Sequence[np.ndarray], rng: np.random.Generator | None = None

@@ -68,6 +68,20 @@ class Sequences:
         lengths = self.lengths[index]
         return None if (lengths == lengths[0]).all() else lengths
 
+    def empty_outputs(self, size: int, dtype: DTypeLike) -> Any:
+        """Room for `size` numbers at every step, in the form that the sequences came in.
+
+        An array (N, T, size), 0 where no step counts, or a list of (T_i, size).
+        """
+        if self.padded is None:
+            return [np.empty((length, size), dtype) for length in self.lengths]
+        return np.zeros((len(self), self.padded, size), dtype)
+
+    def enter_outputs(self, outputs: Any, index: np.ndarray, found: np.ndarray) -> None:
+        """Copy what was found for some sequences, (T, B, size), to their places."""
+        for b, n in enumerate(index):
+            outputs[n][: self.lengths[n]] = found[: self.lengths[n], b]
+
 
 def inputs(
     x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike
@@ -102,6 +116,7 @@ def inputs(
         raise ValueError(
             f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
             f"with I = {size}, or a list of arrays"
+            f"{f': pass [x] for one sequence of {len(x)} steps' if x.shape[1:] == (size,) else ''}"
         )
     N, T = x.shape[:2]
     lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
@@ -223,6 +238,10 @@ def real(name: str, a: Any) -> np.ndarray:
         found = np.asarray(a)
     except ValueError:
         raise ValueError(f"{name} is ragged, expected an array or a list of arrays") from None
+    if found.dtype == object and found.ndim == 1 and any(getattr(a, "shape", ()) for a in found):
+        raise TypeError(
+            f"{name} is an array of objects, expected numbers, or a list: pass [*{name}]"
+        )
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name} has dtype {found.dtype}, expected real numbers")
     return found

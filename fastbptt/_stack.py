@@ -153,15 +153,20 @@ class Stack:
             passed.masks.append(scaled(drawn[:, -1], self.output_dropout, x.dtype))
         return passed
 
+    def layer_outputs(self, passed: Pass, layer: int) -> np.ndarray:
+        """A layer's states after every step, (T, B, D H), of both directions side by side."""
+        D = self.directions
+        h = passed.h[layer * D : (layer + 1) * D]
+        if D == 1:
+            return h[0][1:]
+        return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+
     def outputs(self, passed: Pass) -> np.ndarray:
-        """The top layer's states after every step, (T, B, D H), of both directions side by side.
+        """:meth:`layer_outputs` of the topmost layer come to, (T, B, D H).
 
         They are as dropout leaves them.
         """
-        h = passed.h[-self.directions :]
-        found = h[0][1:]
-        if self.directions == 2:
-            found = np.concatenate([found, reverse(h[1][1:], passed.lengths)], axis=2)
+        found = self.layer_outputs(passed, len(passed.h) // self.directions - 1)
         return found * passed.masks[-1] if len(passed.masks) > self.num_layers else found
 
     def backward(

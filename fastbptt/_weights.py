@@ -61,6 +61,10 @@ class Data(NamedTuple):
         weight = None if self.weight is None else self.weight[index]
         return Minibatch(self.x[index], self.y[index], self.x.lengths_of(index), weight)
 
+    def together(self) -> Minibatch:
+        """All sequences as one minibatch."""
+        return self.minibatch(np.arange(len(self.x)))
+
     def part(self, index: slice) -> Data:
         """Some of the sequences."""
         weight = None if self.weight is None else _part(self.weight, index)

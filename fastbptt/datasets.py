@@ -1,11 +1,12 @@
 """Data to train on: examples small enough to follow by hand, random sequences that a network must
-remember, and, shipped with the package, sunspot series and a text.
+remember, and, shipped with the package, sunspot series and a text; and windows of series.
 
 Inputs x are what a model takes: an array (N, T, I), or a list of (T_i, I) arrays if lengths differ.
 Targets y are (N, O) for the last step, (N, T, O) for every step; classes are integers, without the
 axis O.
 """
 
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbptt import _checks
+from fastbptt import _checks, _sequences
 from fastbptt.rnn import FloatDtype, Seed
 
 # Sentences and their labels
@@ -462,6 +463,86 @@ def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.nd
     vectors = np.zeros((*codes.shape, size), dtype)
     np.put_along_axis(vectors, codes[..., np.newaxis].astype(np.int64), 1, axis=-1)
     return vectors
+
+
+def windows(
+    series: ArrayLike,
+    window_length: int,
+    *,
+    fh: int | Sequence[int] = 1,
+    step_length: int = 1,
+    target: ArrayLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of a series, each with what comes after it: examples for a model that forecasts.
+
+    Window i holds the steps ``i * step_length`` to ``i * step_length + window_length - 1``; its
+    target is that of h steps later than its last one, for each h in `fh`.  There are as many
+    windows as have all of their targets.  Names are those of sktime.
+
+    Parameters
+    ----------
+    series : array_like, (T,) or (T, I)
+        One number, or several, at each time step.
+    window_length : int
+        Steps in a window, at least 1.
+    fh : int or sequence of int, default 1
+        The forecasting horizon: steps ahead, at least 1.  An int leaves out the targets' axis.
+    step_length : int, default 1
+        Steps from the start of a window to that of the next: the stride.
+    target : array_like, (T,) or (T, O), optional
+        What is to be forecast, at the same time steps; the series itself by default.
+
+    Returns
+    -------
+    x : ndarray, (N, window_length, I)
+        I is 1 for a series (T,).
+    y : ndarray, (N,) or (N, O), with ``len(fh)`` as an axis after N if `fh` is no int
+        Both have the dtype of what they are taken from.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value, or not one window fits.
+
+    See Also
+    --------
+    fastbptt.estimators.RNNForecaster : makes the windows, scales them, trains and forecasts.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import windows
+    >>> x, y = windows([0, 1, 2, 3, 4, 5, 6], 3)
+    >>> x[..., 0].tolist(), y.tolist()
+    ([[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]], [3, 4, 5, 6])
+    >>> x, y = windows([0, 1, 2, 3, 4, 5, 6], 3, fh=[1, 2], step_length=2)
+    >>> x[..., 0].tolist(), y.tolist()
+    ([[0, 1, 2], [2, 3, 4]], [[3, 4], [5, 6]])
+    """
+    length = _checks.integer("window_length", window_length)
+    stride = _checks.integer("step_length", step_length)
+    ahead = _checks.horizon(fh)
+    x = _of_times("series", series)
+    y = x if target is None else _of_times("target", target)
+    if len(y) != len(x):
+        raise ValueError(f"target has {len(y)} time steps, expected {len(x)} as series has")
+    last = len(x) - length - max(ahead)
+    if last < 0:
+        raise ValueError(
+            f"series has {len(x)} time steps, expected at least {length + max(ahead)}: "
+            f"window_length and the largest of fh"
+        )
+    starts = np.arange(0, last + 1, stride)
+    found = (x if x.ndim == 2 else x[:, np.newaxis])[starts[:, np.newaxis] + np.arange(length)]
+    at = starts + length - 1
+    return found, y[at + ahead[0] if np.ndim(fh) == 0 else at[:, np.newaxis] + ahead]
+
+
+def _of_times(name: str, a: ArrayLike) -> np.ndarray:
+    """Real numbers (T,) or (T, I)."""
+    found = _sequences.real(name, a)
+    if found.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {found.shape}, expected (T,) or (T, I)")
+    return found
 
 
 def _file(name: str) -> Traversable:

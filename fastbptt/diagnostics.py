@@ -2,18 +2,23 @@
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbptt import _checks
+from fastbptt._criterion import Criterion
+from fastbptt._stack import reverse
+from fastbptt.model import RNN, model_of
 from fastbptt.reference import _FUNCTIONS
 from fastbptt.rnn import Activation, Params, Seed
 
+_LOWEST = -(1 << 30)  # the exponent of a row of zeros
+
 
 class GradientFlow(NamedTuple):
-    """What :func:`gradient_flow` returns: norms at the states h_0 … h_T, as decimal logarithms.
+    """What :func:`gradient_flow` returns of a layer: log10 of norms at the states h_0 … h_T.
 
     Logarithms can tell 1e-400 from 0 and 1e400 from infinity; that of a norm of 0 is -inf.
 
@@ -31,6 +36,91 @@ class GradientFlow(NamedTuple):
 
 
 def gradient_flow(
+    model: RNN,
+    x: ArrayLike,
+    y: ArrayLike,
+    lengths: ArrayLike | None = None,
+    loss: str | Callable[..., Any] = "mse",
+    sample_weight: ArrayLike | None = None,
+) -> dict[str, GradientFlow]:
+    """How the gradient of a model's loss travels back through time, in each of its layers.
+
+    Where norms fall with every step back, the gradient vanishes and the layer does not learn from
+    what lies far back; where they rise, it explodes.
+
+    Parameters
+    ----------
+    model : RNN
+        Its weights as they are; nothing is dropped out.
+    x, y, lengths, loss, sample_weight
+        As for :meth:`fastbptt.RNN.evaluate`; all sequences are one minibatch.
+
+    Returns
+    -------
+    dict of str to GradientFlow
+        By the names of :meth:`fastbptt.RNN.parameters`: "layers.0", "layers.1", ..., the one that
+        reads x first.  The gradient is that of all ways from a state to the loss, those through
+        the layers above too; the Jacobian is the layer's own.  A second direction,
+        "layers.0.reverse", counts steps from a sequence's end, in the order in which it reads them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    layer_gradient_flow : the formula, for one layer's weights, states and gradient.
+    fastbptt.plots.plot_gradient_flow : draws one of the layers.
+
+    Notes
+    -----
+    Computed in float64, whatever the model's dtype.  It takes O(L T B H^3) operations for L layers
+    and directions, most of them for singular values: pass a few sequences only.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> from fastbptt.diagnostics import gradient_flow
+    >>> model = fastbptt.RNN(1, 4, 1, num_layers=2, activation="identity", seed=0)
+    >>> for W_h in (model.parameters()[f"layers.{l}.W_h"] for l in range(2)):
+    ...     W_h *= 0.5  # orthogonal before: now every step back halves the gradient
+    >>> flow = gradient_flow(model, np.ones((3, 5, 1)), np.zeros((3, 1)))
+    >>> np.diff(flow["layers.1"].log10_gradient).round(3)  # log10(2)
+    array([0.301, 0.301, 0.301, 0.301, 0.301])
+    """
+    if not isinstance(model, RNN):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected an RNN (one layer's weights: "
+            f"layer_gradient_flow)"
+        )
+    memory = model.network.memory.astype(np.float64)
+    twin = model_of({**model.config(), "dtype": "float64", "backend": "numpy"}, memory)
+    criterion = Criterion(loss)
+    given = twin.read(x, y, lengths, criterion, sample_weight).together()
+    passed, doutputs, dlast = twin.network.gradient_at_ends(
+        given.x, given.y, given.lengths, criterion.compute, given.weight
+    )
+    stack, (T, B, _), ends = twin.network.stack, given.x.shape, given.lengths
+    D, H = stack.directions, stack.hidden_size
+    above = _scaled(np.zeros((T, B, D * H)) if doutputs is None else doutputs)
+    flows: list[dict[str, GradientFlow]] = []  # of each layer, from the top
+    for l in reversed(range(stack.num_layers)):
+        of_layer, below = {}, []
+        for d in range(D):
+            i = l * D + d
+            dh = _Scaled(above.a[..., d * H : (d + 1) * H], above.exponents)
+            of_layer[f"layers.{l}" + d * ".reverse"], dx = _way_back(
+                stack.layers[i], passed.h[i], _reversed(dh, ends) if d else dh,
+                None if dlast is None else dlast[i], ends, stack.activation,
+            )  # fmt: skip
+            below.append(_reversed(dx, ends) if d else dx)
+        flows.append(of_layer)
+        above = below[0] if D == 1 else _sum(*below)
+    return {name: flow for of_layer in reversed(flows) for name, flow in of_layer.items()}
+
+
+def layer_gradient_flow(
     params: Params,
     x: np.ndarray,
     h: np.ndarray,
@@ -39,7 +129,7 @@ def gradient_flow(
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
 ) -> GradientFlow:
-    """How the gradient of a loss travels back through time.
+    """How the gradient of a loss travels back through the time of one layer.
 
     In row vectors,
 
@@ -72,30 +162,93 @@ def gradient_flow(
     It takes O(T B H^3) operations, most of them for singular values, and memory for one (H, H)
     matrix: pass a few sequences only.
 
+    See Also
+    --------
+    gradient_flow : the same for all layers of a model.
+
     Examples
     --------
     Every step back halves the gradient:
 
     >>> import numpy as np, fastbptt
-    >>> from fastbptt.diagnostics import gradient_flow
+    >>> from fastbptt.diagnostics import layer_gradient_flow
     >>> params = fastbptt.Params(np.ones((1, 1)), np.array([[0.5]]), np.zeros(1))
     >>> x = np.ones((3, 1, 1))
     >>> h = fastbptt.forward(params, x, activation="identity", backend="numpy")
-    >>> flow = gradient_flow(params, x, h, np.ones((1, 1)), activation="identity")
+    >>> flow = layer_gradient_flow(params, x, h, np.ones((1, 1)), activation="identity")
     >>> 10 ** flow.log10_gradient
     array([0.125, 0.25 , 0.5  , 1.   ])
     """
     T, B, _, H, dtype = _checks.layer(params, x, activation)
     _checks.array("h", h, dtype, (T + 1, B, H), "(T + 1, B, H)")
     _checks.dh(dh, dtype, T, B, H)
-    lengths = np.full(B, T) if lengths is None else _checks.lengths(lengths, T, B)
-    W_h = params[1].astype(np.float64)
+    lengths = None if lengths is None else _checks.lengths(lengths, T, B)
+    params, h = Params(*(a.astype(np.float64) for a in params)), h.astype(np.float64)
+    at_steps, last = (np.zeros((T, B, H)), dh) if dh.ndim == 2 else (dh, None)
+    flow, _ = _way_back(params, h, _scaled(at_steps), last, lengths, activation)
+    return flow
+
+
+class _Scaled(NamedTuple):
+    """Rows a 2**exponents of any magnitude: a (..., n), and integers (...)."""
+
+    a: np.ndarray
+    exponents: np.ndarray
+
+
+def _scaled(a: np.ndarray, exponents: np.ndarray | int = 0) -> _Scaled:
+    """a 2**exponents with the largest magnitude in each row brought to [1/2, 1)."""
+    a = a.astype(np.float64)
+    largest = np.abs(a).max(axis=-1, initial=0)
+    _, shift = np.frexp(np.where(np.isfinite(largest), largest, 1))
+    return _Scaled(
+        np.ldexp(a, -shift[..., np.newaxis]), np.where(largest == 0, _LOWEST, exponents + shift)
+    )
+
+
+def _sum(p: _Scaled, q: _Scaled) -> _Scaled:
+    """p + q.  Neither overflows; where one underflows, it is negligible beside the other."""
+    common = np.maximum(p.exponents, q.exponents)
+    a, b = (np.ldexp(s.a, (s.exponents - common)[..., np.newaxis]) for s in (p, q))
+    return _Scaled(a + b, common)
+
+
+def _reversed(dh: _Scaled, lengths: np.ndarray | None) -> _Scaled:
+    """(T, B, n) back to front, each sequence within its length."""
+    return _Scaled(reverse(dh.a, lengths), reverse(dh.exponents, lengths))
+
+
+def _way_back(
+    params: Params,
+    h: np.ndarray,
+    dh: _Scaled,
+    last: np.ndarray | None,
+    lengths: np.ndarray | None,
+    activation: Activation,
+) -> tuple[GradientFlow, _Scaled]:
+    """A layer's flow in float64, and the gradient of its inputs, (T, B, I).
+
+    The loss's own gradient is `dh`, (T, B, H), and `last`, (B, H), at the last states.
+    """
+    T, B, H = len(h) - 1, *h.shape[1:]
+    lengths = np.full(B, T) if lengths is None else lengths
     _, df = _FUNCTIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
     for b, length in enumerate(lengths):
-        df_h = df(h[1 : length + 1, b].astype(np.float64))
-        log10_jacobian[:length, b] = _log10_jacobian(W_h, df_h)
-    return GradientFlow(_log10_gradient(W_h, h, dh, lengths, df), log10_jacobian)
+        log10_jacobian[:length, b] = _log10_jacobian(params.W_h, df(h[1 : length + 1, b]))
+    g, norms = _scaled(np.zeros((B, H)) if last is None else last), np.empty(T + 1)
+    dz, exponents = np.zeros((T, B, H)), np.full((T, B), _LOWEST)
+    for t in range(T, 0, -1):
+        live = t <= lengths
+        of_live = np.where(live[:, np.newaxis], dh.a[t - 1], 0)
+        g = _sum(g, _scaled(of_live, dh.exponents[t - 1]))  # dL/dh_t
+        norms[t] = _log10_norm(g)
+        dz[t - 1, live], exponents[t - 1] = g.a[live] * df(h[t, live]), g.exponents
+        back = g.a.copy()
+        back[live] = dz[t - 1, live] @ params.W_h.T
+        g = _scaled(back, g.exponents)
+    norms[0] = _log10_norm(g)
+    return GradientFlow(norms, log10_jacobian), _scaled(dz @ params.W_x.T, exponents)
 
 
 def _log10_jacobian(W_h: np.ndarray, df_h: np.ndarray) -> np.ndarray:
@@ -109,39 +262,18 @@ def _log10_jacobian(W_h: np.ndarray, df_h: np.ndarray) -> np.ndarray:
     return norms
 
 
-def _log10_gradient(
-    W_h: np.ndarray,
-    h: np.ndarray,
-    dh: np.ndarray,
-    lengths: np.ndarray,
-    df: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """log10 of the norm of dL/dh_t over the batch for t = 0 … T."""
-    T, at_every_step = len(h) - 1, dh.ndim == 3
-    norms = np.empty(T + 1)
-    g, exponent = np.zeros(h.shape[1:]), 0  # dL/dh_t = g 2**exponent
-    if not at_every_step:
-        g += dh
-    for t in range(T, 0, -1):
-        live = t <= lengths
-        if at_every_step and dh[t - 1, live].any():
-            # An exponent at which neither summand overflows; if one underflows, it is negligible
-            # beside the other.
-            common = max(exponent, 0)
-            g, exponent = np.ldexp(g, exponent - common), common
-            g[live] += np.ldexp(dh[t - 1, live].astype(np.float64), -common)
-        norms[t] = _log10(np.linalg.norm(g), exponent)
-        g[live] = (g[live] * df(h[t, live].astype(np.float64))) @ W_h.T
-        g, exponent = _rescale(g, exponent)
-    norms[0] = _log10(np.linalg.norm(g), exponent)
-    return norms
-
-
 def _rescale(a: np.ndarray, exponent: int) -> tuple[np.ndarray, int]:
     """The same a 2**exponent with the largest magnitude in a brought to [1/2, 1); 0 as 0 2**0."""
     largest = np.abs(a).max(initial=0)
     _, shift = np.frexp(largest)
     return np.ldexp(a, -shift), exponent + int(shift) if largest else 0
+
+
+def _log10_norm(g: _Scaled) -> np.floating:
+    """log10 of the norm over the whole batch."""
+    exponent = int(g.exponents.max(initial=_LOWEST))
+    norm = np.linalg.norm(np.ldexp(g.a, (g.exponents - exponent)[:, np.newaxis]))
+    return _log10(norm, exponent)
 
 
 def _log10(norm: np.floating | float, exponent: int) -> np.floating:

@@ -200,6 +200,55 @@ class RNN:
             found[rule.name].flags.writeable = False
         return found
 
+    @property
+    def vector(self) -> np.ndarray:
+        """All weights one after the other, (P,), in the order of :meth:`parameters`.
+
+        It is the model's own: writing to it changes the model.  To set it copies P finite numbers
+        into the model, in its dtype.  With constraints it is what training changes, the arrays of
+        :meth:`free_parameters`, those of constrained weights last, and read-only.
+        """
+        found = self.network.free
+        if self.network.rules:
+            found = found.view()
+            found.flags.writeable = False
+        return found
+
+    @vector.setter
+    def vector(self, vector: npt.ArrayLike) -> None:
+        found = self._check_vector(vector)
+        if not np.isfinite(found).all():
+            raise ValueError(f"vector holds NaN, infinity or values too large for {self.dtype}")
+        self.network.set_free(found)
+
+    def summary(self) -> str:
+        """A table of all weights: name, shape, how many numbers, and how many bytes they take.
+
+        Of low rank, it is M and N.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> print(fastbptt.RNN(3, 16, 2).summary())
+        RNN, tanh, output "last", float32
+                      shape     count  bytes
+        layers.0.W_x  (3, 16)      48    192
+        layers.0.W_h  (16, 16)    256  1,024
+        layers.0.b    (16,)        16     64
+        W_y           (16, 2)      32    128
+        b_y           (2,)          2      8
+        total                     354  1,416
+        """
+        sizes = [(name, a.shape, a.size, a.nbytes) for name, a in self.free_parameters().items()]
+        rows = [("", "shape", "count", "bytes")]
+        rows += [(n, str(shape), f"{count:,}", f"{size:,}") for n, shape, count, size in sizes]
+        rows += [("total", "", f"{self.vector.size:,}", f"{self.vector.nbytes:,}")]
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join([
+            f'RNN, {self.activation}, output "{self.output}", {self.dtype}',
+            *(f"{i:{a}}  {j:{b}}  {k:>{c}}  {m:>{d}}" for i, j, k, m in rows),
+        ])  # fmt: skip
+
     def predict(
         self,
         x: npt.ArrayLike,
@@ -230,29 +279,66 @@ class RNN:
         state : ndarray, (num_layers, N, H)
             With ``return_state=True``.
         """
-        is_list = isinstance(x, (list, tuple))
-        steps = 0 if is_list else np.shape(x)[1] if np.ndim(x) > 1 else 0
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(data), self.hidden_size
         before = self._check_state(state, return_state, shape)
         after = np.empty(shape, self.dtype)
         every = self.output == "all"
-        y = np.zeros((len(data), *((steps,) if every else ()), self.output_size), self.dtype)
-        ys = []
+        y: Any = np.empty((len(data), self.output_size), self.dtype)
+        if every:
+            y = data.empty_outputs(self.output_size, self.dtype)
         for index, its_y, its_state in self._outputs(data, before):
             if return_state:
                 after[:, index] = its_state
-            if not every:
+            if every:
+                data.enter_outputs(y, index, its_y)
+            else:
                 y[index] = its_y
-                continue
-            for b, n in enumerate(index):
-                count = data.lengths[n]
-                if is_list:
-                    ys.append(its_y[:count, b].copy())
-                else:
-                    y[n, :count] = its_y[:count, b]
-        result = ys if every and is_list else y
-        return (result, after) if return_state else result
+        return (y, after) if return_state else y
+
+    def states(
+        self,
+        x: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        *,
+        state: npt.ArrayLike | None = None,
+    ) -> list[Any]:
+        """Each layer's states after every step.
+
+        Parameters
+        ----------
+        x, lengths, state
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        list of (ndarray, (N, T, D H), or list of ndarray, (T_i, D H))
+            For each layer, the one that reads x first: arrays with zeros past a sequence's length,
+            or for a list x lists.  ``[..., t, :H]`` is the state after the steps up to t, counted
+            from 0; in both directions ``[..., t, H:]`` is that of the second one, which has read
+            the steps from the end back to t.  Nothing is dropped out.
+
+        See Also
+        --------
+        predict : what is read out of the last layer's.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, num_layers=3, bidirectional=True, seed=0)
+        >>> [h.shape for h in model.states(np.zeros((5, 7, 2)))]
+        [(5, 7, 32), (5, 7, 32), (5, 7, 32)]
+        """
+        data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
+        shape = self.num_layers, len(data), self.hidden_size
+        before = self._check_state(state, False, shape)
+        width = (1 + self.bidirectional) * self.hidden_size
+        found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
+        for index, some in _together(len(data), before):
+            h = self.network.states(data[index], data.lengths_of(index), some)
+            for of_layer, its_h in zip(found, h, strict=True):
+                data.enter_outputs(of_layer, index, its_h)
+        return found
 
     def evaluate(
         self,
@@ -311,6 +397,69 @@ class RNN:
             mean.add(value, total_weight(rows, lengths, its_weight))
         return mean.value
 
+    def objective(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        lengths: npt.ArrayLike | None = None,
+        loss: str | Callable[..., Any] = "mse",
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Callable[[npt.ArrayLike], tuple[float, np.ndarray]]:
+        """The loss over a data set as a function of all weights, for optimizers such as scipy's.
+
+        Parameters
+        ----------
+        x, y, lengths, loss, sample_weight
+            As for :meth:`evaluate`; read and converted here, once.
+
+        Returns
+        -------
+        callable
+            ``f(vector) -> (loss, gradient)`` with vectors (P,) like :attr:`vector`: float64 for the
+            optimizer, computed in the model's dtype.  Line searches and tests of convergence expect
+            the precision of ``dtype="float64"``.  All sequences are one minibatch, nothing is
+            dropped out, and the model stays as it is until its :attr:`vector` is set.
+
+        See Also
+        --------
+        loss_and_grads : the same at the model's own weights, by name.
+
+        Examples
+        --------
+        Gradient descent by hand; ``scipy.optimize.minimize(f, model.vector, jac=True,
+        method="L-BFGS-B").x`` would be another way to a vector:
+
+        >>> import numpy as np, fastbptt
+        >>> x = np.random.default_rng(0).integers(0, 2, (64, 5))
+        >>> model = fastbptt.RNN(1, 8, 1, dtype="float64", seed=0)
+        >>> f = model.objective(x, x.sum(axis=1))
+        >>> vector = model.vector
+        >>> for _ in range(100):
+        ...     vector = vector - 0.02 * f(vector)[1]
+        >>> f(vector)[0] < 0.1 * f(model.vector)[0]
+        True
+        >>> model.vector = vector
+        """
+        criterion = Criterion(loss)
+        given = self.read(x, y, lengths, criterion, sample_weight).together()
+        network = Network(**self.config(), memory=self.network.memory.copy())
+        gradient = network.new_gradient()
+
+        def evaluate(vector: npt.ArrayLike) -> tuple[float, np.ndarray]:
+            network.set_free(self._check_vector(vector))
+            value, *_ = network.loss_and_gradient(
+                given.x,
+                given.y,
+                given.lengths,
+                criterion.compute,
+                weight=given.weight,
+                out=gradient,
+            )
+            network.chain(gradient)
+            return float(value), gradient.free.astype(np.float64)
+
+        return evaluate
+
     def loss_and_grads(
         self,
         x: npt.ArrayLike,
@@ -347,9 +496,9 @@ class RNN:
         criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
-        data = self.read(x, y, lengths, criterion, sample_weight)
-        minibatch, count = data.minibatch(np.arange(len(data.x))), len(data.x)
-        before = self._check_state(state, checkpointed, (self.num_layers, count, self.hidden_size))
+        minibatch = self.read(x, y, lengths, criterion, sample_weight).together()
+        shape = self.num_layers, minibatch.x.shape[1], self.hidden_size
+        before = self._check_state(state, checkpointed, shape)
         gradient = self.network.new_gradient()
         value, *_ = self.network.loss_and_gradient(
             minibatch.x, minibatch.y, minibatch.lengths, criterion.compute,
@@ -361,9 +510,7 @@ class RNN:
         self, x: Sequences, state: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
         """For some sequences at a time: which, their time-major outputs, and last states."""
-        for start in range(0, max(len(x), 1), TOGETHER):
-            index = np.arange(start, min(start + TOGETHER, len(x)))
-            before = None if state is None else np.ascontiguousarray(state[:, index])
+        for index, before in _together(len(x), state):
             y, after = self.network.outputs(x[index], x.lengths_of(index), before)
             yield index, y, after
 
@@ -381,6 +528,16 @@ class RNN:
         if found.shape != shape:
             raise ValueError(f"state has shape {found.shape}, expected {shape}: (num_layers, N, H)")
         return found
+
+    def _check_vector(self, vector: npt.ArrayLike) -> np.ndarray:
+        """A vector of weights in the model's dtype, where what is too large is infinite."""
+        found = _sequences.real("vector", vector)
+        if found.shape != self.vector.shape:
+            raise ValueError(
+                f"vector has shape {found.shape}, expected {self.vector.shape}: (P,), all weights"
+            )
+        with np.errstate(over="ignore"):
+            return found.astype(self.dtype, copy=False)
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
@@ -447,6 +604,15 @@ def check_config(
               share, of_outputs, dtype, backend, bool(train_initial_state), spectral_radius,
               constraints)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
+
+
+def _together(
+    count: int, state: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Which of so many sequences to run together, and their initial states, (L, B, H)."""
+    for start in range(0, max(count, 1), TOGETHER):
+        index = np.arange(start, min(start + TOGETHER, count))
+        yield index, None if state is None else np.ascontiguousarray(state[:, index])
 
 
 def _share(name: str, value: Any) -> float:

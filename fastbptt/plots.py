@@ -79,7 +79,8 @@ def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     flow : GradientFlow
-        What :func:`fastbptt.diagnostics.gradient_flow` returned, for at least one sequence.
+        What :func:`fastbptt.diagnostics.layer_gradient_flow` returned for at least one sequence, or
+        one of those that :func:`fastbptt.diagnostics.gradient_flow` did.
     ax : matplotlib.axes.Axes, optional
 
     Returns

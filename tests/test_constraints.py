@@ -115,6 +115,26 @@ def test_gradient_through_the_constraints(given, options):
     assert (expected != 0).sum() > 20
 
 
+@KIND
+def test_objective_of_what_is_trained(given):
+    """For optimizers of other libraries."""
+    model = build(given, train_initial_state=True)
+    before, data = weights_of(model), draw(model, RAGGED)
+    f, start = model.objective(*data), model.vector.copy()
+    value, got = f(start)
+    expected = central_differences(lambda: f(start)[0], start)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    assert value == model.evaluate(*data)
+    after = start - 0.05 * got
+    assert f(after)[0] < value == model.evaluate(*data)
+    model.vector = after
+    assert f(after)[0] == model.evaluate(*data)
+    assert_promised(model, before)
+    with pytest.raises(ValueError, match="read-only"):
+        model.vector[0] = 1
+    assert model.summary().splitlines()[-1].split()[1] == str(model.vector.size)
+
+
 def test_two_steps_by_hand():
     """h = -|theta| x, loss (h - y)²: with x = 1, y = 1, dtheta = -2 (h - 1) sign(theta)."""
     given = Constraints(dale=[-1], mask={"W_x": [[0]], "b": [0], "b_y": [0]}, fixed="W_y")

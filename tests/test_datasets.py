@@ -325,6 +325,63 @@ def test_what_is_turned_away_draws_nothing(task):
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
 
 
+@pytest.mark.parametrize("fh", [1, 4, [1], [3, 1], range(1, 4), np.int64(2)], ids=str)
+@pytest.mark.parametrize("step_length", [1, 3])
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("shape", [(17,), (17, 1), (17, 2)], ids=str)
+def test_windows_and_what_comes_after_them(shape, length, step_length, fh):
+    """Every element is where its number says it is."""
+    series = np.arange(np.prod(shape)).reshape(shape)
+    x, y = datasets.windows(series, length, fh=fh, step_length=step_length)
+    ahead = [fh] if np.ndim(fh) == 0 else [*fh]
+    starts = [s for s in range(0, 17, step_length) if s + length - 1 + max(ahead) < 17]
+    assert x.shape == (len(starts), length, 1 if len(shape) == 1 else shape[1])
+    assert y.shape == (len(starts), *(() if np.ndim(fh) == 0 else (len(ahead),)), *shape[1:])
+    assert x.dtype == y.dtype == series.dtype
+    for window, after, start in zip(x, y, starts, strict=True):
+        np.testing.assert_array_equal(window, series[start : start + length].reshape(length, -1))
+        expected = [series[start + length - 1 + h] for h in ahead]
+        np.testing.assert_array_equal(after, expected[0] if np.ndim(fh) == 0 else expected)
+
+
+def test_windows_with_a_target_of_its_own():
+    series, target = np.arange(20.0).reshape(10, 2), np.arange(100, 110)
+    x, y = datasets.windows(series, 3, fh=[1, 2], target=target)
+    np.testing.assert_array_equal(y, [[103 + n, 104 + n] for n in range(6)])
+    assert y.dtype == target.dtype
+    x[...] = 0  # memory of their own
+    assert series[-1, -1] == 19
+
+
+def test_the_last_window_that_fits():
+    assert len(datasets.windows(np.zeros(7), 4, fh=3)[0]) == 1
+    with pytest.raises(ValueError, match="series has 6 time steps, expected at least 7: window_l"):
+        datasets.windows(np.zeros(6), 4, fh=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"series": np.zeros((9, 1, 1))},
+            ValueError,
+            r"series has shape \(9, 1, 1\), expected \(T",
+        ),
+        ({"series": ["a"] * 9}, TypeError, "series has dtype"),
+        ({"series": [[1], [2, 3]]}, ValueError, "series is ragged"),
+        ({"target": np.zeros(8)}, ValueError, "target has 8 time steps, expected 9 as series has"),
+        ({"window_length": 0}, ValueError, "window_length is 0, expected at least 1"),
+        ({"step_length": 0}, ValueError, "step_length is 0, expected at least 1"),
+        ({"fh": []}, TypeError, "fh is .*, expected an integer"),
+        ({"fh": [2, 0]}, ValueError, "fh is .*, expected steps ahead, each at least 1"),
+        ({"fh": 1.0}, TypeError, "fh is 1.0, expected an integer"),
+    ],
+)
+def test_windows_of_what_does_not_fit(arguments, error, message):
+    with pytest.raises(error, match=message):
+        datasets.windows(**{"series": np.zeros(9), "window_length": 3, **arguments})
+
+
 def test_docstring_examples():
     got = doctest.testmod(datasets)
     assert got.attempted

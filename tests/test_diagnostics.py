@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import Params, diagnostics
-from fastbptt.diagnostics import gradient_check, gradient_flow, spectral_radius
+from fastbptt import RNN, Params, diagnostics
+from fastbptt.diagnostics import (
+    gradient_check,
+    gradient_flow,
+    layer_gradient_flow,
+    spectral_radius,
+)
 
 T, B, I, H = 9, 4, 3, 5
 ACTIVATIONS = pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
@@ -16,7 +21,7 @@ LENGTHS = pytest.mark.parametrize("lengths", [None, [9, 0, 4, 1]], ids=["full", 
 
 
 def draw_case(activation="tanh", lengths=None, dtype="float64"):
-    """Arguments of `gradient_flow`, with the states that `forward` computes, by name."""
+    """Arguments of `layer_gradient_flow`, with the states that `forward` computes, by name."""
     rng = np.random.default_rng(0)
     shapes = (I, H), (H, H), (H,)
     params = Params(*(rng.normal(scale=0.6, size=s).astype(dtype) for s in shapes))
@@ -44,7 +49,7 @@ def test_gradient_is_that_of_the_steps_that_follow(activation, lengths, last_onl
     case = draw_case(activation, lengths)
     params, x, h, dh = (case[name] for name in ("params", "x", "h", "dh"))
     case["dh"] = dh[-1] if last_only else dh
-    got = gradient_flow(**case).log10_gradient
+    got = layer_gradient_flow(**case).log10_gradient
     assert got.shape == (T + 1,)
     ends = np.full(B, T) if lengths is None else np.array(lengths)
     for t in range(T + 1):
@@ -71,7 +76,7 @@ def test_gradient_agrees_with_central_differences():
         step = np.zeros((B, H))
         step[index] = 1e-6
         expected[index] = (loss(h[4] + step) - loss(h[4] - step)) / 2e-6
-    got = 10 ** gradient_flow(**case).log10_gradient[4]
+    got = 10 ** layer_gradient_flow(**case).log10_gradient[4]
     np.testing.assert_allclose(got, np.linalg.norm(expected), rtol=1e-8)
 
 
@@ -81,7 +86,7 @@ def test_a_later_gradient_is_added_at_its_scale(W_h):
     case = scalar_case(W_h, 800)
     case["dh"] = np.zeros((800, 1, 1))
     case["dh"][[99, 799]] = 1
-    got = gradient_flow(**case).log10_gradient
+    got = layer_gradient_flow(**case).log10_gradient
     power = np.log10(W_h)
     expected = power * np.arange(800, -1.0, -1)
     if W_h < 1:  # the old gradient, 1e-700, is negligible beside the new 1
@@ -95,7 +100,7 @@ def test_a_gradient_beyond_the_unit_that_ended_a_large_one():
     case["dh"][[7, 109]] = 1
     case["h"][...] = 1
     case["h"][10] = 0
-    got = gradient_flow(**case).log10_gradient
+    got = layer_gradient_flow(**case).log10_gradient
     expected = [*range(32, -4, -4), -np.inf, *range(400, -4, -4)]
     np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-13)
 
@@ -104,7 +109,7 @@ def test_a_gradient_beyond_the_unit_that_ended_a_large_one():
 
 
 def test_half_of_it_is_left_after_every_step():
-    flow = gradient_flow(**scalar_case(0.5, 20, batch=3))
+    flow = layer_gradient_flow(**scalar_case(0.5, 20, batch=3))
     k = np.arange(20, -1, -1)  # steps back
     np.testing.assert_allclose(10**flow.log10_jacobian, 0.5 ** k[:, None] * np.ones(3), rtol=1e-14)
     np.testing.assert_allclose(10**flow.log10_gradient, 0.5**k * np.sqrt(3), rtol=1e-14)
@@ -117,7 +122,7 @@ def test_jacobian_is_the_product_over_the_steps_that_follow(activation, lengths)
     case = draw_case(activation, lengths)
     h, W_h = case["h"], case["params"].W_h
     slope = {"tanh": 1 - h**2, "relu": np.where(h > 0, 1.0, 0.0), "identity": np.ones_like(h)}
-    got = gradient_flow(**case).log10_jacobian
+    got = layer_gradient_flow(**case).log10_jacobian
     assert got.shape == (T + 1, B)
     for b, length in enumerate([T] * B if lengths is None else lengths):
         for t in range(T + 1):
@@ -138,12 +143,12 @@ def test_jacobian_agrees_with_central_differences():
         )
         columns.append((after - before) / 2e-6)
     expected = [np.linalg.norm(np.stack(columns)[:, b], 2) for b in range(B)]
-    got = 10 ** gradient_flow(**case).log10_jacobian[2]
+    got = 10 ** layer_gradient_flow(**case).log10_jacobian[2]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 def test_jacobian_past_the_end_is_the_identity():
-    got = gradient_flow(**draw_case(lengths=[9, 0, 4, 1])).log10_jacobian
+    got = layer_gradient_flow(**draw_case(lengths=[9, 0, 4, 1])).log10_jacobian
     for b, length in enumerate([9, 0, 4, 1]):
         np.testing.assert_array_equal(got[length:, b], 0)
         assert (got[:length, b] != 0).all()
@@ -152,7 +157,7 @@ def test_jacobian_past_the_end_is_the_identity():
 @pytest.mark.parametrize("W_h", [1e-4, 1e4])
 def test_norms_beyond_the_range_of_a_float(W_h):
     """Down to 1e-400 and up to 1e400, for which float64 has only 0 and infinity."""
-    flow = gradient_flow(**scalar_case(W_h, 100))
+    flow = layer_gradient_flow(**scalar_case(W_h, 100))
     expected = np.log10(W_h) * np.arange(100, -1, -1)
     np.testing.assert_allclose(flow.log10_jacobian[:, 0], expected, rtol=1e-13)
     np.testing.assert_allclose(flow.log10_gradient, expected, rtol=1e-13)
@@ -162,7 +167,7 @@ def test_directions_that_grow_and_shrink():
     """diag(10, 0.1): the norm is that of the larger one."""
     params = Params(np.ones((1, 2)), np.diag([10.0, 0.1]), np.zeros(2))
     x, h, dh = np.zeros((500, 1, 1)), np.zeros((501, 1, 2)), np.array([[0.0, 1.0]])
-    flow = gradient_flow(params, x, h, dh, activation="identity")
+    flow = layer_gradient_flow(params, x, h, dh, activation="identity")
     steps = np.arange(500, -1, -1)
     np.testing.assert_allclose(flow.log10_jacobian[:, 0], steps, rtol=1e-13)
     np.testing.assert_allclose(flow.log10_gradient, -steps, rtol=1e-13)
@@ -172,12 +177,12 @@ def test_nothing_gets_past_units_that_are_off():
     case = draw_case("relu")
     case["h"][5, 1] = 0  # sequence 1, all units, at t = 5
     case["dh"][:5] = 0
-    flow = gradient_flow(**case)
+    flow = layer_gradient_flow(**case)
     np.testing.assert_array_equal(flow.log10_jacobian[:5, 1], -np.inf)
     assert np.isfinite(flow.log10_jacobian[5:]).all()
     assert np.isfinite(flow.log10_gradient).all()
     case["h"][5] = 0
-    flow = gradient_flow(**case)
+    flow = layer_gradient_flow(**case)
     np.testing.assert_array_equal(flow.log10_gradient[:5], -np.inf)
     assert np.isfinite(flow.log10_gradient[5:]).all()
 
@@ -185,10 +190,10 @@ def test_nothing_gets_past_units_that_are_off():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_and_infinity_stay_in_their_sequence(bad):
     case = draw_case()
-    expected = gradient_flow(**case)
+    expected = layer_gradient_flow(**case)
     case["h"][4, 2] = bad
     with np.errstate(invalid="ignore"):
-        got = gradient_flow(**case)
+        got = layer_gradient_flow(**case)
     np.testing.assert_array_equal(got.log10_jacobian[:4, 2], np.nan)
     np.testing.assert_array_equal(got.log10_jacobian[4:, 2], expected.log10_jacobian[4:, 2])
     others = [0, 1, 3]
@@ -197,15 +202,15 @@ def test_nan_and_infinity_stay_in_their_sequence(bad):
     np.testing.assert_array_equal(got.log10_gradient[4:], expected.log10_gradient[4:])
 
 
-# The rest of `gradient_flow`
+# The rest of `layer_gradient_flow`
 
 
 def test_float32_is_computed_in_float64():
     case = draw_case(dtype="float32")
-    got = gradient_flow(**case)
+    got = layer_gradient_flow(**case)
     wide = {name: case[name].astype("float64") for name in ("x", "h", "dh")}
     params = Params(*(w.astype("float64") for w in case["params"]))
-    expected = gradient_flow(**{**case, **wide, "params": params})
+    expected = layer_gradient_flow(**{**case, **wide, "params": params})
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == np.float64
         np.testing.assert_array_equal(a, b)
@@ -213,10 +218,10 @@ def test_float32_is_computed_in_float64():
 
 def test_padding_counts_for_nothing():
     case = draw_case(lengths=[9, 0, 4, 1])
-    expected = gradient_flow(**case)
+    expected = layer_gradient_flow(**case)
     for b, length in enumerate(case["lengths"]):
         case["x"][length:, b] = case["dh"][length:, b] = np.nan
-    for got, a in zip(gradient_flow(**case), expected, strict=True):
+    for got, a in zip(layer_gradient_flow(**case), expected, strict=True):
         np.testing.assert_array_equal(got, a)
 
 
@@ -226,7 +231,7 @@ def test_no_steps_or_no_sequences(steps, batch, last_only):
     case = scalar_case(0.5, steps, batch)
     if not last_only:
         case["dh"] = np.ones((steps, batch, 1))
-    flow = gradient_flow(**case)
+    flow = layer_gradient_flow(**case)
     np.testing.assert_array_equal(flow.log10_jacobian, np.zeros((steps + 1, batch)))
     expected = np.log10(np.sqrt(2)) if last_only and batch else -np.inf
     np.testing.assert_allclose(flow.log10_gradient, np.full(steps + 1, expected), rtol=1e-14)
@@ -237,7 +242,7 @@ def test_arguments_are_left_alone():
     arrays = [*case["params"], case["x"], case["h"], case["dh"]]
     copies = [a.copy() for a in arrays]
     for dh in (case["dh"], case["dh"][-1]):
-        gradient_flow(**{**case, "dh": dh})
+        layer_gradient_flow(**{**case, "dh": dh})
     for a, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(a, copy)
 
@@ -263,7 +268,121 @@ def test_arguments_are_left_alone():
 )
 def test_flow_of_what_does_not_fit(change, error, words):
     with pytest.raises(error, match=re.escape(words)):
-        gradient_flow(**{**draw_case(), **change})
+        layer_gradient_flow(**{**draw_case(), **change})
+
+
+# Of a model
+
+
+def build(dtype="float64", **options):
+    made = RNN(2, 3, 2, dtype=dtype, seed=0, **options)
+    made.vector[...] = np.random.default_rng(1).uniform(-0.8, 0.8, made.vector.size)
+    return made
+
+
+def plain_loss(made, x, y, layer, reverse, t, shift):
+    """Mean squared error, if `shift` (N, H) is added to one layer's states after t steps."""
+    weights, ys = made.parameters(), []
+    top_last = made.output == "last" and layer == made.num_layers - 1
+    for n, a in enumerate(x):
+        at = min(t, len(a)) if top_last else t  # only the last states stay, to be read out
+        for l in range(made.num_layers):
+            sides, finals = [], []
+            for d, way in enumerate(("", "reverse.")[: 1 + made.bidirectional]):
+                W_x, W_h, b = (weights[f"layers.{l}.{way}{name}"] for name in ("W_x", "W_h", "b"))
+                h, states = np.zeros(3), []
+                for k in range(len(a) + 1):
+                    if k > 0:
+                        h = np.tanh((a[::-1] if d else a)[k - 1] @ W_x + h @ W_h + b)
+                    if (l, d) == (layer, reverse) and k == at:
+                        h = h + shift[n]
+                    states.append(h)
+                sides.append(np.reshape(states[:0:-1] if d else states[1:], (-1, 3)))
+                finals.append(h)
+            a = np.concatenate(sides, axis=1)
+        ys.append(a if made.output == "all" else np.concatenate(finals))
+    residuals = [h @ weights["W_y"] + weights["b_y"] - of_n for h, of_n in zip(ys, y, strict=True)]
+    return np.square(np.concatenate([r.ravel() for r in residuals])).mean()
+
+
+@pytest.mark.parametrize("output", ["last", "all"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forwards", "both"])
+@pytest.mark.parametrize("counts", [(4, 4), (4, 2)], ids=["equal", "ragged"])
+def test_flow_of_a_model_agrees_with_central_differences(output, bidirectional, counts):
+    made = build(num_layers=2, bidirectional=bidirectional, output=output)
+    rng = np.random.default_rng(2)
+    x = [rng.standard_normal((n, 2)) for n in counts]
+    y = [rng.standard_normal((n, 2)) if output == "all" else rng.standard_normal(2) for n in counts]
+    flows = gradient_flow(made, x, y)
+    assert list(flows) == [
+        f"layers.{l}{way}" for l in range(2) for way in ("", ".reverse")[: 1 + bidirectional]
+    ]
+    for (name, flow), (layer, d) in zip(
+        flows.items(), [(l, d) for l in range(2) for d in range(1 + bidirectional)], strict=True
+    ):
+        for t in range(5):
+            expected = np.empty((2, 3))
+            for index in np.ndindex(2, 3):
+                shift = np.zeros((2, 3))
+                shift[index] = 1e-6
+                ends = (plain_loss(made, x, y, layer, d, t, s) for s in (shift, -shift))
+                expected[index] = np.subtract(*ends) / 2e-6
+            got = 10 ** flow.log10_gradient[t]
+            assert got == pytest.approx(np.linalg.norm(expected), rel=1e-6), (name, t)
+
+
+@pytest.mark.parametrize("w", [1e-4, 1e4])
+def test_flow_through_two_layers_beyond_the_range_of_a_float(w):
+    """By hand: (T - t + 1) ways lead from the lower state t to the end, each with T - t steps."""
+    made = RNN(1, 1, 1, num_layers=2, activation="identity", seed=0)
+    for name, a in made.parameters().items():
+        a[...] = 0 if name.endswith(("b", "b_y")) else w if name.endswith("W_h") else 1
+    flows = gradient_flow(made, np.zeros((1, 100, 1)), [-0.5])  # dL/dy = 1
+    back = np.arange(100, -1, -1)
+    expected = back * np.log10(np.float64(np.float32(w)))
+    np.testing.assert_allclose(flows["layers.1"].log10_gradient, expected, rtol=1e-12)
+    ways = np.minimum(back + 1, 100)  # layer 1 has no input at t = 0
+    expected = expected + np.log10(ways)
+    np.testing.assert_allclose(flows["layers.0"].log10_gradient, expected, rtol=1e-12)
+
+
+def test_flow_of_one_layer_is_that_of_its_arrays():
+    made = build("float32", output="all")
+    x, y = (np.random.default_rng(k).standard_normal((4, 6, 2)) for k in (0, 1))
+    [flow] = gradient_flow(made, x, y, [6, 0, 3, 4], "ssr").values()
+    W_x, W_h, b, W_y, _ = (a.astype(float) for a in made.parameters().values())
+    x, y = x.transpose(1, 0, 2), y.transpose(1, 0, 2)
+    h = fastbptt.forward(Params(W_x, W_h, b), x, lengths=[6, 0, 3, 4], backend="numpy")
+    dh = 2 * (h[1:] @ W_y + made.parameters()["b_y"] - y) @ W_y.T
+    expected = layer_gradient_flow(Params(W_x, W_h, b), x, h, dh, lengths=[6, 0, 3, 4])
+    for got, a in zip(flow, expected, strict=True):
+        np.testing.assert_allclose(got, a, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("output", ["last", "all"])
+def test_flow_with_weights_is_that_of_the_weighted_loss(output):
+    """Weights 3 and 0: the flow of the first sequence alone."""
+    made = build(num_layers=2, bidirectional=True, output=output)
+    x, y = (np.random.default_rng(k).standard_normal((2, 6, 2)) for k in (0, 1))
+    y = y if output == "all" else y[:, -1]
+    expected = gradient_flow(made, x[:1], y[:1])
+    for name, flow in gradient_flow(made, x, y, sample_weight=[3, 0]).items():
+        got = flow.log10_gradient
+        np.testing.assert_allclose(got, expected[name].log10_gradient, rtol=0, atol=1e-12)
+
+
+def test_flow_of_a_model_without_steps_or_sequences():
+    made = build(num_layers=2, bidirectional=True, output="all")
+    for shape in ((0, 3), (2, 0)):
+        for flow in gradient_flow(made, np.zeros((*shape, 2)), np.zeros((*shape, 2))).values():
+            np.testing.assert_array_equal(flow.log10_gradient, [-np.inf])
+
+
+def test_flow_of_something_else():
+    with pytest.raises(
+        TypeError, match=r"model is a Params, expected an RNN .*layer_gradient_flow"
+    ):
+        gradient_flow(*(draw_case()[name] for name in ("params", "x", "h", "dh")))
 
 
 # spectral_radius

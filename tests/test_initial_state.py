@@ -226,6 +226,21 @@ def test_after_an_interrupt(ctrl_c):
     assert (initial(model)[0] != before[0]).any()
 
 
+def test_gradient_flow_begins_with_it():
+    model, plain = trained(), build(num_layers=2)
+    data = draw(model, RAGGED)
+    for name, a in plain.parameters().items():
+        a[...] = model.parameters()[name]
+    got, other = (fastbptt.diagnostics.gradient_flow(each, *data) for each in (model, plain))
+    for name, flow in got.items():
+        assert (flow.log10_gradient != other[name].log10_gradient).any(), name
+    for h0 in initial(model):
+        h0[...] = 0
+    got = fastbptt.diagnostics.gradient_flow(model, *data)
+    for name, flow in got.items():
+        np.testing.assert_array_equal(flow.log10_gradient, other[name].log10_gradient)
+
+
 def test_it_may_have_constraints():
     constraints = fastbptt.Constraints(nonnegative="h0", mask={"layers.0.h0": [1, 0, 1, 1]})
     model = build(train_initial_state=True, constraints=constraints)

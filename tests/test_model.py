@@ -116,21 +116,28 @@ def test_hand_worked_loss_and_gradients():
     assert (grads["W_y"].item(), grads["b_y"].item()) == (4 * 3 - 2 * 7, 4 - 2)
 
 
-def plain_outputs(made, x):
-    """Outputs for one sequence (T, I), step by step."""
-    weights, finals = made.parameters(), []
+def plain_states(made, x, h0=None):
+    """Each layer's states for one sequence (T, I), step by step, and the last layer's last."""
+    weights, layers, finals = made.parameters(), [], []
     for l in range(made.num_layers):
         sides, finals = [], []
         for d, prefix in enumerate(["", "reverse."][: 1 + made.bidirectional]):
             W_x, W_h, b = (weights[f"layers.{l}.{prefix}{name}"] for name in ("W_x", "W_h", "b"))
-            h, states = np.zeros(H), []
+            h, states = np.zeros(H) if h0 is None else h0[l], []
             for x_t in x[::-1] if d else x:
                 h = ACTIVATIONS[made.activation](x_t @ W_x + h @ W_h + b)
                 states.append(h)
             sides.append(np.reshape(states[::-1] if d else states, (-1, H)))
             finals.append(h)
         x = np.concatenate(sides, axis=1)
-    top = x if made.output == "all" else np.concatenate(finals)
+        layers.append(x)
+    return layers, np.concatenate(finals)
+
+
+def plain_outputs(made, x):
+    """Outputs for one sequence (T, I)."""
+    layers, final = plain_states(made, x)
+    weights, top = made.parameters(), layers[-1] if made.output == "all" else final
     return top @ weights["W_y"] + weights["b_y"]
 
 
@@ -151,6 +158,48 @@ def test_predicts_what_plain_loops_do(num_layers, bidirectional, output, counts,
             [a.ravel() for a in y]
         )
         assert made.evaluate(x, y) == pytest.approx((residuals**2).mean(), rel=1e-12)
+
+
+@LAYERS
+@DIRECTIONS
+@OUTPUT
+@LENGTHS
+def test_states_of_every_layer_are_those_of_plain_loops(num_layers, bidirectional, output, counts):
+    made = build(num_layers=num_layers, bidirectional=bidirectional, output=output, dropout=0.5
+                 if num_layers > 1 else 0.0)  # fmt: skip
+    x, _ = draw(made, counts)
+    expected = [
+        [*of_layer] for of_layer in zip(*(plain_states(made, a)[0] for a in x), strict=True)
+    ]
+    assert_close(made.states(x), expected)
+    full = padded(x, more=2)
+    assert_same(made.states(full, counts), [padded(h, 2, 0.0) for h in made.states(x)])
+    if not bidirectional:
+        state = np.random.default_rng(3).standard_normal((num_layers, len(x), H))
+        got = made.states(x, state=state)
+        for n, a in enumerate(x):
+            assert_close([h[n] for h in got], plain_states(made, a, state[:, n])[0])
+
+
+def test_states_go_with_what_is_predicted():
+    """To the bit, for more sequences than are run together."""
+    made = build("float32", num_layers=2, bidirectional=True, output="all")
+    x, _ = draw(made, np.random.default_rng(0).integers(0, 8, TOGETHER + 40))
+    W_y, b_y = (made.parameters()[name] for name in ("W_y", "b_y"))
+    top = made.states(x)[-1]
+    assert_same([fastbptt.readout(W_y, b_y, h) for h in top], made.predict(x))
+
+
+def test_states_of_what_does_not_fit():
+    made = build(bidirectional=True)
+    with pytest.raises(
+        ValueError, match=r"x has shape \(3, 4, 5\), expected \(N, T, I\) with I = 2"
+    ):
+        made.states(np.zeros((3, 4, 5)))
+    with pytest.raises(ValueError, match="lengths has shape"):
+        made.states(np.zeros((3, 4, I)), [1, 2])
+    with pytest.raises(ValueError, match="the model is bidirectional"):
+        made.states(np.zeros((3, 4, I)), state=np.zeros((1, 3, H)))
 
 
 def assert_agrees_with_differences(made, *data, **options):

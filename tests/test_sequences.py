@@ -116,6 +116,10 @@ def test_no_inputs():
     [
         (np.zeros((3, 4)), None, 2, ValueError,
          "x has shape (3, 4), expected (N, T, I) with I = 2, or a list of arrays"),
+        (np.zeros((3, 2)), None, 2, ValueError,
+         "or a list of arrays: pass [x] for one sequence of 3 steps"),
+        (np.array([np.zeros(3), np.zeros(2)], object), None, 1, TypeError,
+         "x is an array of objects, expected numbers, or a list: pass [*x]"),
         (np.zeros((3, 4, 2)), None, 1, ValueError,
          "x has shape (3, 4, 2), expected (N, T, I) or (N, T) with I = 1, or a list of arrays"),
         (np.zeros(3), None, 1, ValueError, "x has shape (3,), expected (N, T, I) or (N, T) with"),

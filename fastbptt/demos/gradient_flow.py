@@ -24,7 +24,7 @@ from fastbptt._colors import BRIGHT, DARK
 from fastbptt.datasets import zeros_and_ones
 from fastbptt.demos import linear
 from fastbptt.demos.show import new_figure, print_by_hand, print_table, write_figure
-from fastbptt.diagnostics import GradientFlow, gradient_flow
+from fastbptt.diagnostics import GradientFlow, layer_gradient_flow
 from fastbptt.model import RNN
 from fastbptt.optimizers import SGD, clip_by_global_norm
 from fastbptt.plots import plot_gradient_flow
@@ -136,10 +136,10 @@ def run(*, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
 
 
 def example() -> list[float]:
-    """The products worked by hand, by :func:`fastbptt.diagnostics.gradient_flow`."""
+    """The products worked by hand, by :func:`fastbptt.diagnostics.layer_gradient_flow`."""
     params = Params(np.ones((1, 1)), np.full((1, 1), 0.5), np.zeros(1))
     x = np.array([1.0, 0.0, 0.0]).reshape(3, 1, 1)
-    found = gradient_flow(params, x, forward(params, x), np.ones((1, 1)))
+    found = layer_gradient_flow(params, x, forward(params, x), np.ones((1, 1)))
     return (10 ** found.log10_jacobian[2::-1, 0]).tolist()
 
 
@@ -154,7 +154,7 @@ def flow(scale: float, activation: Activation, seed: int) -> GradientFlow:
     x = rng.integers(0, 2, (T, B, 1)).astype(np.float64)
     dh = rng.standard_normal((B, H))
     h = forward(params, x, activation=activation)
-    return gradient_flow(params, x, h, dh / np.linalg.norm(dh), activation=activation)
+    return layer_gradient_flow(params, x, h, dh / np.linalg.norm(dh), activation=activation)
 
 
 def descend(seed: int, max_norm: float) -> Descent:
