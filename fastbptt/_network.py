@@ -188,7 +188,8 @@ class Network:
         self.weights = Weights(self.memory, self._shapes, self.rules)
         self.vector, self.free = self.weights.vector, self.weights.free
         self.stack = Stack(
-            self.weights.layers, directions=1 + bidirectional, activation=activation,
+            self.weights.layers, directions=1 + bidirectional, initial=self.weights.h0,
+            activation=activation,
             dropout=dropout, output_dropout=output_dropout if output == "all" else 0.0,
             backend=backend,
         )  # fmt: skip
@@ -274,12 +275,6 @@ class Network:
         """Memory for the gradients of all weights."""
         return Weights(np.empty_like(self.memory), self._shapes, self.rules)
 
-    def _initial(self, state: States | None, batch_size: int) -> States | None:
-        """The initial states, of so many sequences, if none are given: those that are trained."""
-        if state is not None or not self.weights.h0:
-            return state
-        return [np.repeat(h0[np.newaxis], batch_size, axis=0) for h0 in self.weights.h0]
-
     def outputs(
         self,
         x: np.ndarray,
@@ -333,7 +328,7 @@ class Network:
         state : list of ndarray, (B, H)
             Last states.
         """
-        steps, state = window_size(len(x)), self._initial(state, x.shape[1])
+        steps = window_size(len(x))
         if starts is None:
             of_a_step = x.shape[1] * self.stack.hidden_size * self.stack.num_layers
             steps = len(x) if self.stack.directions == 2 else KEPT_STATES // max(of_a_step, 1)
@@ -411,7 +406,6 @@ class Network:
             dstates = 2 * activity_l2 / max(steps * units, 1)
         given = (target, mask) if weight is None else (target, mask, weight)
         first = np.full(x.shape[1], state is None) if begins is None else begins
-        state = self._initial(state, x.shape[1])
         if not checkpointed:
             passed = self.stack.forward(x, state, lengths=lengths, rng=rng)
             last, kept = passed.last, None
@@ -469,8 +463,7 @@ class Network:
         mask = None
         if lengths is not None and self.output == "all":
             mask = np.arange(len(x))[:, None] < lengths
-        state, scratch = self._initial(None, x.shape[1]), self.new_gradient()
-        passed = self.stack.forward(x, state, lengths=lengths)
+        passed, scratch = self.stack.forward(x, lengths=lengths), self.new_gradient()
         top = self.stack.outputs(passed) if self.output == "all" else self._last(passed.last)[0]
         given = (target, mask) if weight is None else (target, mask, weight)
         _, dy = loss(self._read(top), *given)

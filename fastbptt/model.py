@@ -168,7 +168,7 @@ class RNN:
         A connection that is there and stays as it is:
 
         >>> import numpy as np, fastbptt
-        >>> W_h = np.diag([0.5, 0, 0], k=0)
+        >>> W_h = np.diag([0.5, 0, 0])
         >>> constraints = fastbptt.Constraints(fixed={"W_h": W_h != 0})
         >>> model = fastbptt.RNN(1, 3, 1, constraints=constraints, seed=0)
         >>> model.set_parameters({"layers.0.W_h": W_h})

@@ -103,6 +103,9 @@ def test_predictions_begin_with_it(output):
     expected, expected_after = plain.predict(x, state=state, return_state=True)
     np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(after, expected_after)
+    for h, expected_h in zip(model.states(x), plain.states(x, state=state), strict=True):
+        for a, expected_a in zip(h, expected_h, strict=True):
+            np.testing.assert_array_equal(a, expected_a)
     zero = np.zeros_like(state)
     np.testing.assert_array_equal(model.predict(x, state=zero), plain.predict(x))
     if output == "all":  # piece by piece
