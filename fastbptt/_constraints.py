@@ -53,7 +53,7 @@ class Constraints:
         `nonnegative` for the signs of the others.
     nonnegative : str or iterable of str, default ()
         Names of weights that are at least 0.
-    fixed : str, iterable of str, or mapping of str to array_like, optional
+    fixed : str, iterable of str, or mapping of str to array_like, default ()
         Names of weights that training leaves as they are, or for each name an array of 0 and 1 that
         has 1 where it does.  :meth:`fastbptt.RNN.set_parameters` sets them.
     rank : int or mapping of str to int, optional
@@ -447,7 +447,14 @@ def _signs(label: str, given: Any) -> float | np.ndarray:
         return share
     if signs.ndim != 1 or not np.isin(signs, (-1, 1)).all() or signs.dtype == bool:
         raise ValueError(f"{label} is {signs}, expected a share, or 1 or -1 for each unit, (H,)")
-    return signs.astype(np.int8)
+    return _kept(signs, np.int8)
+
+
+def _kept(a: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """A copy that stays as it is."""
+    found = a.astype(dtype)
+    found.flags.writeable = False
+    return found
 
 
 def _signs_of_units(label: str, given: float | np.ndarray, units: int) -> np.ndarray:
@@ -491,7 +498,7 @@ def _masks(argument: str, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raise TypeError(f"{label} has dtype {a.dtype}, expected bool, or 0 and 1")
         if not ((a == 0) | (a == 1)).all():
             raise ValueError(f"{label} holds other values than 0 and 1, expected these alone")
-        found[key] = a.astype(bool)
+        found[key] = _kept(a, bool)
     return found
 
 

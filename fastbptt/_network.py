@@ -50,7 +50,7 @@ def weight_shapes(
 
 
 class Weights:
-    """A network's weights, or their gradients: one array, and each array as a view of it.
+    """A network's weights, or their gradients: one vector, and each array as a view of it.
 
     Parameters
     ----------
@@ -189,9 +189,8 @@ class Network:
         self.vector, self.free = self.weights.vector, self.weights.free
         self.stack = Stack(
             self.weights.layers, directions=1 + bidirectional, initial=self.weights.h0,
-            activation=activation,
-            dropout=dropout, output_dropout=output_dropout if output == "all" else 0.0,
-            backend=backend,
+            activation=activation, dropout=dropout,
+            output_dropout=output_dropout if output == "all" else 0.0, backend=backend,
         )  # fmt: skip
         if rng is not None:
             self._draw(rng, spectral_radius)

@@ -37,8 +37,8 @@ Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
 # Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
-# and settings had other names.  Models alone are still 1, but for those with
-# constraints or a trained initial state.
+# and settings had other names.  Models alone are still 1, but for those with constraints or a
+# trained initial state.
 VERSION = 3
 BEST = "best weights"
 THETA = "theta."
