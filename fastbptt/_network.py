@@ -21,6 +21,8 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._constraints import Constraints, Entries, LowRank
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
 from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
@@ -146,9 +148,12 @@ class Network:
         How the constrained weights are computed.
     stack : Stack
         The layers, whose weights are views of the vector.
+    noise : float
+        The scale of what training adds.
     """
 
     output: str
+    noise: float
     backend: Backend
     weights: Weights
     memory: np.ndarray
@@ -168,8 +173,10 @@ class Network:
         output: str,
         dropout: float,
         output_dropout: float,
+        noise: float,
         dtype: str,
         backend: Backend,
+        leak: Leak | None,
         train_initial_state: bool,
         spectral_radius: float | None,
         constraints: Constraints | None,
@@ -177,7 +184,8 @@ class Network:
         memory: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self.output, self.backend, self._output_dropout = output, backend, output_dropout
+        self.output, self.backend, self.noise = output, backend, noise
+        self._output_dropout = output_dropout
         shapes = weight_shapes(
             input_size, hidden_size, output_size, num_layers, bidirectional, train_initial_state
         )
@@ -189,7 +197,7 @@ class Network:
         self.vector, self.free = self.weights.vector, self.weights.free
         self.stack = Stack(
             self.weights.layers, directions=1 + bidirectional, initial=self.weights.h0,
-            activation=activation, dropout=dropout,
+            activation=activation, leak=leak, dropout=dropout,
             output_dropout=output_dropout if output == "all" else 0.0, backend=backend,
         )  # fmt: skip
         if rng is not None:
@@ -274,11 +282,18 @@ class Network:
         """Memory for the gradients of all weights."""
         return Weights(np.empty_like(self.memory), self._shapes, self.rules)
 
+    def draw_noise(self, rng: np.random.Generator | None) -> Noise | None:
+        """What training adds at a step of the optimizer, under a seed of its own."""
+        if rng is None or not self.noise:
+            return None
+        return Noise(self.noise, int(rng.integers(1 << 64, dtype=np.uint64)))
+
     def outputs(
         self,
         x: np.ndarray,
         lengths: np.ndarray | None = None,
         state: States | None = None,
+        noise: Noise | None = None,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Outputs and last states, in windows of time so that few states are kept.
 
@@ -289,6 +304,8 @@ class Network:
         state : sequence of ndarray, (B, H), optional
             Initial states, for each layer and direction; by default those that are trained, or
             zero.
+        noise : Noise, optional
+            As for :meth:`fastbptt._stack.Stack.forward`.
 
         Returns
         -------
@@ -296,7 +313,7 @@ class Network:
         state : list of ndarray, (B, H)
             Last states.
         """
-        ys, after = self.run(x, lengths, state)
+        ys, after = self.run(x, lengths, state, noise=noise)
         if self.output == "all":
             return np.concatenate(ys), after
         return self._read(self._last(after)[0]), after
@@ -307,13 +324,14 @@ class Network:
         lengths: np.ndarray | None = None,
         state: States | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         starts: list[Start] | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Go through all steps in windows of time; for output "all", read out what they give.
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, noise
             As for :meth:`outputs`.
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
@@ -333,18 +351,23 @@ class Network:
             steps = len(x) if self.stack.directions == 2 else KEPT_STATES // max(of_a_step, 1)
         ys, after = [], []
         for passed in forward_windows(
-            self.stack, x, state, lengths=lengths, rng=rng, steps=max(steps, 1), starts=starts
-        ):
+            self.stack, x, state, lengths=lengths, rng=rng, noise=noise, steps=max(steps, 1),
+            starts=starts,
+        ):  # fmt: skip
             if self.output == "all":
                 ys.append(self._read(self.stack.outputs(passed)))
             after = passed.last
         return ys, after
 
     def states(
-        self, x: np.ndarray, lengths: np.ndarray | None = None, state: States | None = None
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None = None,
+        state: States | None = None,
+        noise: Noise | None = None,
     ) -> list[np.ndarray]:
         """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
-        passed = self.stack.forward(x, state, lengths=lengths)
+        passed = self.stack.forward(x, state, lengths=lengths, noise=noise)
         return [self.stack.layer_outputs(passed, l) for l in range(self.stack.num_layers)]
 
     def loss_and_gradient(
@@ -366,8 +389,10 @@ class Network:
 
         Parameters
         ----------
-        x, lengths, state, rng
+        x, lengths, state
             As for :meth:`run`.
+        rng : numpy.random.Generator, optional
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         target : ndarray
             As the loss takes it beside y.
         loss : callable
@@ -405,8 +430,9 @@ class Network:
             dstates = 2 * activity_l2 / max(steps * units, 1)
         given = (target, mask) if weight is None else (target, mask, weight)
         first = np.full(x.shape[1], state is None) if begins is None else begins
+        noise = self.draw_noise(rng)
         if not checkpointed:
-            passed = self.stack.forward(x, state, lengths=lengths, rng=rng)
+            passed = self.stack.forward(x, state, lengths=lengths, rng=rng, noise=noise)
             last, kept = passed.last, None
             if self.output == "all":
                 top = self.stack.outputs(passed)
@@ -421,7 +447,7 @@ class Network:
             return value, gradient.vector, last
 
         starts: list[Start] = []
-        ys, last = self.run(x, lengths, state, rng, starts)
+        ys, last = self.run(x, lengths, state, rng, noise, starts)
 
         def of_window(t: int, h: np.ndarray) -> np.ndarray:
             parts = [np.empty_like(a) for a in dreadout]
@@ -471,7 +497,11 @@ class Network:
     def _last(
         self, states: Sequence[np.ndarray], rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the readout reads of last states, (B, D H), and what dropout multiplied it by."""
+        """What the readout reads after a pass, (B, D H), and what dropout multiplied it by.
+
+        `states` is what a next pass goes on from.
+        """
+        states = self.stack.seen(states)
         top = states[-1]
         if self.stack.directions == 2:
             top = np.concatenate(states[-2:], axis=1)

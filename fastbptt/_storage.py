@@ -23,8 +23,9 @@ import safetensors
 from safetensors.numpy import save as serialized
 
 from fastbptt._constraints import Constraints, Entries
+from fastbptt._leak import Leak
 from fastbptt._network import in_memory, weight_shapes
-from fastbptt.model import RNN, check_config, model_of
+from fastbptt.model import IF_SET, RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
 
 try:
@@ -37,8 +38,8 @@ Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
 # Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
-# and settings had other names.  Models alone are still 1, but for those with constraints or a
-# trained initial state.
+# and settings had other names.  Models alone are still 1, but for those that leak, have constraints
+# or train their initial state.
 VERSION = 3
 BEST = "best weights"
 THETA = "theta."
@@ -144,21 +145,16 @@ def load_training(
 
 
 def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
-    plain = progress is None and model.constraints is None and not model.train_initial_state
+    config = _plain(model.config())
+    plain = progress is None and not config.keys() & set(IF_SET)
     metadata = {
         "format": FORMAT,
         "version": str(1 if plain else VERSION),
-        "model": json.dumps(_described(model.config())),
+        "model": json.dumps(config),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
     theta = {THETA + name: a for name, a in model.network.weights.theta.items()}
     replace(path, serialized({**tensors, **model.parameters(), **theta}, metadata))
-
-
-def _described(config: dict[str, Any]) -> dict[str, Any]:
-    """What a model's constructor was given, as JSON can hold it."""
-    constraints = config.get("constraints")
-    return config if constraints is None else {**config, "constraints": constraints.config()}
 
 
 # Reading
@@ -177,19 +173,16 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
-        constraints = None
-        if "constraints" in given and given["constraints"] is not None:
-            constraints = Constraints.from_config(given["constraints"])
-        config = check_config(**{**given, "constraints": constraints})
-        found_config = _described({n: config[n] for n in given})  # earlier files have fewer names
+        config = check_config(**_config(given))
+        plain = _plain(config)
+        found_config = {name: plain[name] for name in given}  # earlier files have fewer names
         if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} describes no model: {error}") from error
 
     # One by one, up to the first that is missing: only then does memory follow the sizes given.
-    dtype = config["dtype"]
-    weights = {}
+    dtype, constraints, weights = config["dtype"], config["constraints"], {}
     for name, shape in weight_shapes(**config):
         weights[name] = _taken(path, found, name, shape, dtype)
     shapes, rules = {name: a.shape for name, a in weights.items()}, []
@@ -219,6 +212,27 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
     return model, tensors, progress, version
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's config as JSON has it, without what is not set, as files had it before that was."""
+    found = {name: a for name, a in config.items() if a or name not in IF_SET}
+    leak, constraints = config["leak"], config["constraints"]
+    if leak is not None:
+        found["leak"] = {"alpha": np.asarray(leak.alpha).tolist(), "of": leak.of}
+    if constraints is not None:
+        found["constraints"] = constraints.config()
+    return found
+
+
+def _config(given: Any) -> dict[str, Any]:
+    """A model's config from what JSON has."""
+    found = {**given}
+    if "leak" in found:
+        found["leak"] = Leak(**found["leak"])
+    if "constraints" in found:
+        found["constraints"] = Constraints.from_config(found["constraints"])
+    return found
 
 
 def _content(path: FilePath) -> bytes:
