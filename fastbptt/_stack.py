@@ -164,7 +164,11 @@ class Stack:
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = np.empty((B, self.hidden_size), self.layers[i].b.dtype) if self._of_potential else None
+                v = (
+                    np.empty((B, self.hidden_size), self.layers[i].b.dtype)
+                    if self._of_potential
+                    else None
+                )
                 passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,

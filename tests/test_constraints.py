@@ -137,6 +137,23 @@ def test_objective_of_what_is_trained(given):
     assert model.summary().splitlines()[-1].split()[1] == str(model.vector.size)
 
 
+def test_an_excitatory_inhibitory_network_of_potentials(tmp_path):
+    """As neuroscience trains them: leaky, noisy, with Dale's law; resumed to the bit."""
+    options = {"output": "all", "activation": "relu", "leak": fastbptt.Leak(0.2, "potential"),
+               "noise": 0.1, "train_initial_state": True, "spectral_radius": 1.5}  # fmt: skip
+    at_once, in_parts, other = (build(KINDS["all"], "float32", **options) for _ in range(3))
+    before, path = weights_of(at_once), tmp_path / "run"
+    data, given = draw(at_once, RAGGED), {"batch_size": 4, "clip_norm": 1.0}
+    fit(at_once, data, epochs=20, **given)
+    fit(in_parts, data, epochs=7, checkpoint=path, **given)
+    fit(other, data, epochs=20, checkpoint=path, **given)
+    assert other.network.memory.tobytes() == at_once.network.memory.tobytes()
+    assert_promised(other, before)
+    loaded = fastbptt.load(path)
+    assert loaded.network.memory.tobytes() == other.network.memory.tobytes()
+    assert repr(loaded) == repr(other)
+
+
 def test_two_steps_by_hand():
     """h = -|theta| x, loss (h - y)²: with x = 1, y = 1, dtheta = -2 (h - 1) sign(theta)."""
     given = Constraints(dale=[-1], mask={"W_x": [[0]], "b": [0], "b_y": [0]}, fixed="W_y")

@@ -252,3 +252,26 @@ def test_it_may_have_constraints():
     h0 = model.parameters()["layers.0.h0"]
     assert h0[1] == 0
     assert (h0[[0, 2, 3]] > 0).all()
+
+
+@OUTPUT
+@WAYS
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_gradient_of_cells_that_leak(of, bidirectional, checkpointed, output):
+    """The initial state of potentials is that of these; noise changes nothing about it."""
+    leak = fastbptt.Leak([0.1, 0.3, 0.7, 1.0], of)
+    net = trained(output=output, bidirectional=bidirectional, leak=leak, noise=0.1).network
+    rng = np.random.default_rng(0)
+    x, shape = rng.standard_normal((T, B, I)), (T, B, O) if output == "all" else (B, O)
+    target, lengths = rng.standard_normal(shape), np.array([6, 0, 4])
+
+    def run(**options):
+        rng = np.random.default_rng(3)
+        return net.loss_and_gradient(x, target, lengths, losses.mse, rng=rng, **options)
+
+    value, got, last = run(checkpointed=checkpointed)
+    assert value == run()[0]
+    expected = central_differences(lambda: run()[0], net.vector)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7 * np.abs(expected).max())
+    for a, h0 in zip(last, net.weights.h0, strict=True):
+        np.testing.assert_array_equal(a[1], h0)
