@@ -139,6 +139,52 @@ class RNN:
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
+    @classmethod
+    def from_torch(cls, source: Any, *, readout: str | None = None, **options: Any) -> "RNN":
+        """A model with the weights of one in PyTorch, copied.
+
+        Parameters
+        ----------
+        source : torch.nn.Module or mapping of str to (torch.Tensor or ndarray)
+            A :class:`torch.nn.RNN`, or a module or its ``state_dict()`` with one inside.
+        readout : str, optional
+            Name of the :class:`torch.nn.Linear` that reads states; not needed if there is one.
+            Without any the readout is the identity, and outputs are states.
+        **options
+            `activation`, `output`, `dropout`, `output_dropout`, `noise`, `leak` and `backend`, as
+            for :class:`RNN`; by default those that the module has.  A ``state_dict`` names none.
+
+        Returns
+        -------
+        RNN
+            Its bias is the sum of torch's two.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is not exactly one plain or leaky recurrent module, or no such readout, or
+            weights are neither float32 nor float64.
+        """
+        from fastbptt.torch import from_torch  # needs an extra
+
+        return from_torch(source, readout=readout, **options)
+
+    def to_torch(self) -> Any:
+        """This model as a module of PyTorch, with weights of its own.
+
+        Returns
+        -------
+        fastbptt.torch.Model
+            Called with x (N, T, I), and with `lengths` (N,) if not all steps count, it returns what
+            :meth:`predict` does.  Its ``rnn`` is a :class:`fastbptt.torch.RNN`, which is a
+            :class:`torch.nn.RNN`, or a :class:`fastbptt.torch.LeakyRNN` if the model leaks, is
+            noisy or has an activation that torch's module has not; its ``readout`` is a
+            :class:`torch.nn.Linear`.  :meth:`from_torch` gives the same model back, to the bit.
+        """
+        from fastbptt.torch import to_torch  # needs an extra
+
+        return to_torch(self)
+
     def _settle(self, config: dict[str, Any], network: Network) -> None:
         for name in _CONFIG:
             setattr(self, name, config[name])
@@ -617,6 +663,87 @@ class RNN:
             weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
+
+    @classmethod
+    def from_keras(
+        cls,
+        layers: Any,
+        *,
+        activation: str | None = None,
+        bidirectional: bool | None = None,
+        output: str | None = None,
+    ) -> "RNN":
+        """A model with the weights of Keras' ``SimpleRNN``, and of a ``Dense`` as its readout.
+
+        Parameters
+        ----------
+        layers : keras.Model, layer, list of layers or list of ndarray
+            ``SimpleRNN``, one or several, plain or all in ``Bidirectional``; then a ``Dense``
+            without activation, or the states are read out as they are.  ``Masking`` and ``Dropout``
+            may stand in between; neither is kept.  Or the arrays of such layers, as their
+            ``get_weights()`` gives them: for each layer and direction (I, H), (H, H), (H,), then
+            (D H, O), (O,).
+        activation, bidirectional, output : optional
+            As for `RNN`, for arrays alone; layers say it themselves.
+
+        Returns
+        -------
+        RNN
+            Of copies of the weights, to the bit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is anything else in the layers.
+
+        See Also
+        --------
+        to_keras : The arrays, for ``set_weights``.
+
+        Notes
+        -----
+        `predict` gives what Keras' does, with `output` "all" for ``return_sequences=True``.  In
+        place of a mask it takes `lengths`, and gives zeros past them, where Keras repeats the last
+        state's output.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> arrays = [np.ones((2, 3)), np.eye(3), np.zeros(3), np.ones((3, 1)), np.zeros(1)]
+        >>> fastbptt.RNN.from_keras(arrays, activation="relu").predict(np.ones((1, 4, 2)))
+        array([[24.]])
+        """
+        from fastbptt._keras import from_keras
+
+        return from_keras(layers, activation, bidirectional, output)
+
+    def to_keras(self) -> list[np.ndarray]:
+        """The weights as Keras' ``set_weights`` takes them.
+
+        Returns
+        -------
+        list of ndarray
+            Copies, for a ``keras.Sequential`` of ``SimpleRNN`` layers, in ``Bidirectional`` if the
+            model is, and a ``Dense``.
+
+        Raises
+        ------
+        ValueError
+            If the model has an option that these do not have, such as a leak.
+
+        See Also
+        --------
+        from_keras : The way back.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> [a.shape for a in fastbptt.RNN(2, 3, 1, seed=0).to_keras()]
+        [(2, 3), (3, 3), (3,), (3, 1), (1,)]
+        """
+        from fastbptt._keras import to_keras
+
+        return to_keras(self)
 
     def _outputs(
         self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None

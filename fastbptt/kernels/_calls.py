@@ -222,7 +222,8 @@ class BackwardCell(NamedTuple):
 
 def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:
     """A tuple like the one declared, with more fields behind."""
-    return NamedTuple(name, [*_hints(declared).items(), *more.items()])
+    fields: Any = [*_hints(declared).items(), *more.items()]
+    return NamedTuple(name, fields)
 
 
 def _hints(declared):

@@ -452,14 +452,25 @@ def _with_tokens(params, x):
     return (_rows(W_x), W_h, b), inputs, np.ascontiguousarray(x, np.int64)
 
 
+_known_alphas = {}  # by the id of an alpha that nobody writes to: it, and what it became
+
+
 def _alphas(leak, H, dtype):
     """alpha and 1 - alpha, (2, H and up to a whole vector); 1 and 0 behind."""
     if leak is None:
         return NO_LEAK[dtype]
+    alpha, _ = leak
+    before, alphas = _known_alphas.get(id(alpha), (None, None))
+    if before is alpha and alphas is not None:
+        return alphas
     whole = lanes(dtype.itemsize)
     alphas = np.ones((2, -(-H // whole) * whole), dtype)
-    alphas[0, :H] = leak[0]
+    alphas[0, :H] = alpha
     np.subtract(1, alphas[0], alphas[1])
+    if alpha.flags.owndata and not alpha.flags.writeable:
+        if len(_known_alphas) >= 64:
+            _known_alphas.clear()
+        _known_alphas[id(alpha)] = alpha, alphas
     return alphas
 
 

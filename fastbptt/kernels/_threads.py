@@ -16,6 +16,7 @@ import functools
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import numba
 from llvmlite import ir
@@ -227,6 +228,9 @@ def warmup():
 
 # Whether threads pay
 
+# Says how many threads a call may have at most, besides Numba: a setting of another library's.
+limit: Callable[[], int] | None = None
+
 
 class Experience:
     """What calls of one kind cost, alone and on several threads: seconds, in the mean.
@@ -318,7 +322,8 @@ _latest = _Latest()
 
 
 class Claim:
-    """How many threads a call may have: Numba's setting, or one while others are launching.
+    """How many threads a call may have: Numba's setting, within the `limit` if there is one; or
+    one while others are launching.
 
     `kind` says which calls cost the same for each of their `steps`.
     """
@@ -339,6 +344,8 @@ class Claim:
         else:
             _compiled_loop()
             self.threads = numba.get_num_threads()
+            if limit is not None:
+                self.threads = max(min(self.threads, limit()), 1)
         self.started = time.perf_counter()
 
     def use(self, worker, task):
