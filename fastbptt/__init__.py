@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from fastbptt._constraints import Constraints
 from fastbptt._extras import MissingExtraError
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise
@@ -27,6 +28,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Checkpoints",
+    "Constraints",
     "Gradients",
     "History",
     "Leak",
