@@ -183,18 +183,16 @@ class Backward(Workers):
 
     def ready(self, place):
         piece, phase = place.piece, place.phase
-        team = self.teams[piece.number] if phase else None
+        if self.counters[_schedules.PACKED] < piece.packed:
+            return False
+        if self.counters[_schedules.LEFT] < piece.left:
+            return False
+        if phase is None or self.p.plan.members == 1:
+            return True
+        team = self.teams[piece.number]
         return (
-            self.counters[_schedules.PACKED] >= piece.packed
-            and self.counters[_schedules.LEFT] >= piece.left
-            and (
-                phase is None
-                or self.p.plan.members == 1
-                or (
-                    team[_schedules.STATES] >= phase.states
-                    and team[_schedules.GRADIENTS] >= phase.gradients
-                )
-            )
+            team[_schedules.STATES] >= phase.states
+            and team[_schedules.GRADIENTS] >= phase.gradients
         )
 
     def count(self, kind):

@@ -20,7 +20,7 @@ def member():
     @njit(nogil=True)
     def run(counters, values, done, home, first, last):
         shares, turn = values.shape[1], Turn(-1, 0)
-        meeting = pointer(counters)
+        meeting = pointer(counters)  # pyright: ignore[reportCallIssue]
         for step in range(first, last + 1):
             before = offset(pointer(values), (step - 1) % 2 * shares)
             after = offset(pointer(values), step % 2 * shares)
