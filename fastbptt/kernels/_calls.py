@@ -99,6 +99,7 @@ class _OfForward(NamedTuple):
     seed: int
     first_step: int
     first_sequence: int
+    tokens: Ints2  # (T, B) if they stand in place of x, which is (T, B, 0); else (0, 0)
 
 
 class _OfBackward(NamedTuple):
@@ -107,6 +108,7 @@ class _OfBackward(NamedTuple):
     leak: int
     alphas: Filled2  # as above
     dv: Given2  # gradient at the last potentials, (B, H); (0, 0) if it is 0
+    tokens: Ints2
 
 
 class Matrix(NamedTuple):
@@ -141,9 +143,10 @@ class ForwardTask(NamedTuple):
     plan: Plan
     packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
     states: Floats  # (spaces, 2, rows, lda), behind each a cell's (rows, ldn), see `_cells`
-    tiles: Floats  # (spaces, MR, NR)
-    index: Ints  # (spaces, 2, rows)
+    tiles: Floats  # (threads, MR, NR)
+    index: Ints  # (threads, 2, rows)
     counters: Ints
+    meetings: Ints  # counters of each block's shares
 
 
 class BackwardTask(NamedTuple):
@@ -177,10 +180,13 @@ class BackwardTask(NamedTuple):
     packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
     dz: Floats  # (buffers, capacity, ldz): dz_t by rows
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    where: Ints  # (buffers, capacity): row of dx, (T B, I)
-    sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    where: Ints  # (buffers, capacity): row of dx, (T B, I); of tokens, row of dW_x
+    sums: Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of groups with sums of their own
+    near: Floats  # (threads, capacity, NR): a panel of dz, copied together; see `plan.near`
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
+    teams: Ints  # counters of each team
+    meetings: Ints  # counters of the shares of each part of a team's rows
 
 
 class ForwardCell(NamedTuple):
@@ -199,6 +205,8 @@ class ForwardCell(NamedTuple):
     seed: int
     first_step: int
     first_sequence: int
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 class BackwardCell(NamedTuple):
@@ -210,11 +218,14 @@ class BackwardCell(NamedTuple):
     has_dv: bool
     dv: Matrix  # gradient at the last potentials, (B, H)
     carried: Floats  # (B, ldz), a row for each place in `order`
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:
     """A tuple like the one declared, with more fields behind."""
-    return NamedTuple(name, [*_hints(declared).items(), *more.items()])
+    fields: Any = [*_hints(declared).items(), *more.items()]
+    return NamedTuple(name, fields)
 
 
 def _hints(declared):

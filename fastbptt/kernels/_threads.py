@@ -1,4 +1,4 @@
-"""Threads: how workers start, share work, wait for each other; and whether threads pay.
+"""Threads: how workers start, and whether threads pay.
 
 A worker is a compiled function of (pointer to its task, slot).  Any number of workers may run the
 same task: they draw tickets from a counter, see `_schedules`.
@@ -14,6 +14,7 @@ exception arises.
 import ctypes
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -23,30 +24,15 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from fastbptt._uninterrupted import computed_once
-from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
-from fastbptt.kernels._machine import LINE
+from fastbptt.kernels._compiling import SOURCE, compile_function
 from fastbptt.kernels._simd import (
     INT64,
-    cycles,
-    fetch_add,
+    exchange_if,
     float_modes,
-    give_back,
-    give_way,
-    offset,
-    pause,
     pointer_to,
-    read_counter,
+    put_counter,
     set_float_modes,
-    sleep,
-    take,
 )
-
-SPINS = 500  # before a waiting thread offers its core to others
-# When others have taken so many of a waiting thread's offers, it goes to sleep, or on to the end of
-# the parallel loop.  Each costs it a turn of some milliseconds of every thread that wants the core.
-OFFERS = 20
-TAKEN = 50_000  # cycles that an offer takes at least if it is taken; else it takes about 1,000
-NAP = 50  # microseconds
 
 # Calls of at most so many operations are short, some milliseconds, and timed for `Experience`.
 SHORT = 2_000_000_000
@@ -101,72 +87,6 @@ def call(typingctx, worker, task, slot):
     return types.void(worker, task, slot), emit
 
 
-# Counters: how workers share work and wait for each other
-
-
-@inlined
-def counter(counters, number):
-    """One of a task's counters, each in a cache line of its own."""
-    return offset(counters, number * (LINE // 8))
-
-
-@inlined
-def draw_ticket(tickets, slot):
-    """The next ticket.
-
-    All but the caller's thread give way first: if another process or library wants the core, it is
-    better lost now than with a piece of work in hand that others wait for.
-    """
-    if slot > 0:
-        give_way()
-    return fetch_add(tickets, 1)
-
-
-@inlined
-def offer():
-    """Offer this core to others; whether somebody took it."""
-    begun = cycles()
-    give_way()
-    return cycles() - begun > TAKEN
-
-
-@inlined
-def wait_for(counter, count):
-    """Wait until the counter has reached count.
-
-    Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
-    very core, as when another library's idle threads spin on the other ones; so it is offered, and
-    left if others want it again and again.
-    """
-    turns, taken = 0, 0
-    while read_counter(counter) < count:
-        pause()
-        turns += 1
-        if taken >= OFFERS:
-            sleep(NAP)
-        elif turns > SPINS:
-            taken += offer()
-
-
-@inlined
-def wait_for_late_workers(ended, threads):
-    """Wait until all workers of a task have ended, but not for long.
-
-    The end of the parallel loop waits too, but OpenMP spins there and never gives way: a worker
-    that has yet to start on the same core would start with the next tick, milliseconds later.
-    Not for long, since a thread may have been given several slots, one after the other; and only
-    the first of these waits.
-    """
-    fetch_add(ended, 1)
-    turns = 0
-    while read_counter(ended) < threads and turns < SPINS + OFFERS:
-        pause()
-        turns += 1
-        if turns > SPINS:
-            give_way()
-    fetch_add(ended, threads)
-
-
 # The parallel loop
 
 
@@ -178,7 +98,7 @@ def _parallel_loop(source):
         """
         source  # noqa: B018  part of the cache key
         flag = pointer_to(claim, types.int64)
-        if not take(flag):
+        if not exchange_if(flag, 0, 1):
             call(worker, task, 0)
             return False
         modes = float_modes()
@@ -187,7 +107,7 @@ def _parallel_loop(source):
             set_float_modes(modes)
             call(worker, task, slot)
             set_float_modes(own)
-        give_back(flag)
+        put_counter(flag, 0)
         return True
 
     return launch
@@ -232,42 +152,92 @@ limit: Callable[[], int] | None = None
 
 
 class Experience:
-    """What calls of one kind cost, alone and on several threads: seconds for one unit of work.
+    """What calls of one kind cost, alone and on several threads: seconds, in the mean.
 
-    Idle threads of other libraries may occupy the other cores: OpenBLAS's spin for up to 0.1 s
-    after every product.  A parallel loop then waits for ticks of the scheduler, 4 ms each, and
-    takes many times as long as one thread would.  So short calls are timed.  The second runs
-    alone, to learn what that costs; and after two in a row that took longer on several threads
-    than that (a single one may have had to wake them), all run alone for a while, longer each time
-    it happens again.
+    On a busy machine a parallel loop may wait for ticks of the scheduler, 4 ms each, and take many
+    times as long as one thread would, if not always: idle threads of other libraries (OpenBLAS's
+    spin for up to 0.1 s after every product) and other programs occupy the other cores.  Or threads
+    save less in a call than what follows loses, as when results lie in another core's cache.  So
+    short calls are timed, together with the time from each to the next.
+
+    Whatever calls lose on several threads, beside the mean of those that ran alone, is paid back:
+    they run alone for `REPAID` times as long, and then try again.  So trying costs a fiftieth of
+    the time, however bad it is, and threads are used soon after it has become better.  What calls
+    have gained before, up to `CREDIT`, is set off against losses.
     """
 
-    REST = 0.02, 1.0  # seconds: the first such while, and the longest
+    REPAID = 50
+    # Seconds.  How much of the time is spent alone while threads pay, to know what that costs: at
+    # least PROBE at one time, and a hundredth in all.
+    PROBE, SHARE = 2e-3, 0.01
+    CREDIT = 5e-3
+    # Of calls alone, those of the last so many seconds count.
+    MEMORY = 0.1
+    # What counts at most: from a call to the next, in which a user may have stopped to think; of a
+    # call alone, in which the machine may have stood still, above four times their mean; of what is
+    # owed.
+    GAP, LATE, REST = 5e-3, 4e-3, 5.0
+
+    __slots__ = ("between", "calls", "credit", "inside", "owed", "per_call", "per_step", "rests",
+                 "steps")  # fmt: skip
 
     def __init__(self):
-        self.calls, self.alone = 0, float("inf")
-        self.slow, self.until, self.rest = 0, 0.0, self.REST[0]
+        # Of calls alone: their number, steps, and seconds within and between them.
+        self.calls = self.steps = self.inside = self.between = 0.0
+        self.per_call = self.per_step = 0.0
+        self.credit = self.owed = 0.0
+        self.rests = False
 
     def advises_one_thread(self):
-        return self.calls == 1 or time.perf_counter() < self.until
+        return self.rests
 
-    def note(self, threads, seconds):
-        self.calls += 1
+    def note(self, threads, steps, inside, between):
+        """Enter a call: its steps, seconds within it, and from it to the next of any kind."""
         if threads == 1:
-            self.alone = min(self.alone, seconds)
-        elif seconds <= self.alone:
-            self.slow, self.rest = 0, self.REST[0]
-        elif self.slow == 0:
-            self.slow = 1
-        else:
-            self.slow = 0
-            self.until = time.perf_counter() + self.rest
-            self.rest = min(2 * self.rest, self.REST[1])
+            self._note_alone(steps, inside, between)
+        elif self.calls:
+            spent = inside + (between if between < self.GAP else self.GAP)
+            credit = self.credit + self.per_step * steps + self.per_call - spent
+            owed = self.owed + self.SHARE * spent
+            if credit < 0:
+                owed, credit = min(owed - self.REPAID * credit, self.REST), 0.0
+            self.credit = credit if credit < self.CREDIT else self.CREDIT
+            self.owed = owed
+            self.rests = owed > self.PROBE
+        else:  # the first one, which may have had to start the threads
+            self.rests, self.owed = True, self.PROBE
+
+    def _note_alone(self, steps, inside, between):
+        # Comparisons, since min and max would take as long as all of this.
+        if between > self.GAP:
+            between = self.GAP
+        if self.calls and inside > self.LATE:
+            most = 4 * self.per_step * steps + self.LATE
+            inside = inside if inside < most else most
+        spent = inside + between
+        owed = self.owed - spent
+        self.owed = owed if owed > -spent else -spent  # a call may be longer than what was owed
+        self.rests = owed > 0
+        keep = 1 - spent / self.MEMORY if spent < self.MEMORY else 0.0
+        self.calls = calls = self.calls * keep + 1
+        self.steps = steps = self.steps * keep + steps
+        self.inside = inside = self.inside * keep + inside
+        self.between = between = self.between * keep + between
+        self.per_step, self.per_call = inside / steps, between / calls
 
 
 @functools.lru_cache(maxsize=1024)
 def _experience(kind):
     return Experience()
+
+
+class _Latest(threading.local):
+    """This thread's latest claim, until its experience is noted."""
+
+    claim = None
+
+
+_latest = _Latest()
 
 
 class Claim:
@@ -277,7 +247,15 @@ class Claim:
     `kind` says which calls cost the same for each of their `steps`.
     """
 
+    __slots__ = "ended", "experience", "started", "steps", "threads"
+
     def __init__(self, kind, steps, operations):
+        before = _latest.claim
+        if before is not None:
+            _latest.claim, now, ended = None, time.perf_counter(), before.ended
+            before.experience.note(
+                before.threads, before.steps, ended - before.started, now - ended
+            )
         self.experience = _experience(kind) if operations < SHORT else None
         self.steps = steps
         if _forked or _claim.value or (self.experience and self.experience.advises_one_thread()):
@@ -290,11 +268,12 @@ class Claim:
         self.started = time.perf_counter()
 
     def use(self, worker, task):
-        """Have a worker do its task on these threads, and note how long the call took.
+        """Have a worker do its task on these threads; how long the call takes will be noted.
 
         With one thread the call has done it already.
         """
-        launched = self.threads > 1 and launch(worker, task, self.threads)
+        if self.threads > 1 and not launch(worker, task, self.threads):
+            self.threads = 1
         if self.experience:
-            seconds = time.perf_counter() - self.started
-            self.experience.note(self.threads if launched else 1, seconds / self.steps)
+            self.ended = time.perf_counter()
+            _latest.claim = self
