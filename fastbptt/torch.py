@@ -810,6 +810,8 @@ def to_torch(model: fastbptt.RNN) -> Model:
     >>> fastbptt.RNN(2, 16, 1, seed=0).to_torch()(torch.zeros(5, 7, 2)).shape
     torch.Size([5, 1])
     """
+    if model.train_initial_state:
+        raise ValueError("the model has train_initial_state=True, which PyTorch's RNN cannot say")
     D, dtype = 2 if model.bidirectional else 1, getattr(torch, model.dtype)
     options: Any = {
         "input_size": model.input_size, "hidden_size": model.hidden_size,
@@ -823,7 +825,8 @@ def to_torch(model: fastbptt.RNN) -> Model:
         rnn = LeakyRNN(leak=leak, noise=model.noise, **options)
     readout = nn.Linear(D * model.hidden_size, model.output_size, dtype=dtype)
 
-    *of_layers, W_y, b_y = (torch.from_numpy(a) for a in model.parameters().values())
+    named = model.network.weights.named
+    *of_layers, W_y, b_y = (torch.from_numpy(a) for a in named.values())
     state: dict[str, Tensor] = {}
     for i in range(0, len(of_layers), 3):
         W_x, W_h, b = of_layers[i : i + 3]

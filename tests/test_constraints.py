@@ -573,6 +573,22 @@ def test_weights_that_are_not_set(values, message):
     np.testing.assert_array_equal(model.network.memory, before)
 
 
+# Other libraries
+
+
+@KIND
+def test_other_libraries_get_the_weights(given):
+    model = build(given, "float32")
+    again = RNN.from_keras(model.to_keras())
+    for name, a in model.parameters().items():
+        np.testing.assert_array_equal(again.parameters()[name], a)
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((3, 5, I), np.float32)
+    with torch.no_grad():
+        got = model.to_torch().eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, model.predict(x), rtol=1e-4, atol=1e-5)
+
+
 # Errors
 
 
