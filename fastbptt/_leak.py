@@ -114,7 +114,7 @@ class Leak:
         return hash((self.of, np.asarray(self.alpha).tobytes()))
 
     def __repr__(self) -> str:
-        alpha = self.alpha if isinstance(self.alpha, float) else self.alpha.tolist()
+        alpha = np.asarray(self.alpha).tolist()
         return f"Leak({alpha!r}, of={self.of!r})"
 
 
