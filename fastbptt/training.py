@@ -307,7 +307,7 @@ def fit(
         except MissingExtraError as error:
             tell_once(f"fastbptt: {error}")
 
-    before = model.network.vector.copy()
+    before = model.network.memory.copy()
     if checkpoint is not None and run.source is not None and not run.source.by_step:
         warnings.warn(
             "x is an iterable: training goes on from the checkpoint with other minibatches, not to "
@@ -342,10 +342,10 @@ def fit(
             run.interrupted()
         except (TypeError, ValueError):
             if len(history.loss) == begun:  # targets that the loss turns away: the data do not fit
-                model.network.vector[...] = before
+                model.network.memory[...] = before
             raise
     if run.best is not None:
-        model.network.vector[...] = run.best
+        model.network.set_free(run.best)
     return history
 
 
@@ -370,10 +370,10 @@ class Run:
     ----------
     history : History
     generators : Generators
-    best : ndarray, (P,), or None
-        Weights of the epoch ``history.best_epoch``.
-    good : ndarray, (P,)
-        The last weights whose loss was finite.
+    best : ndarray or None
+        Weights of the epoch ``history.best_epoch``: what is trained, ``network.free``.
+    good : ndarray
+        The same of the last weights whose loss was finite.
     """
 
     model: RNN
@@ -476,7 +476,7 @@ class Run:
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
-        self.best, self.good = None, model.network.vector.copy()
+        self.best, self.good = None, model.network.free.copy()
         self.gradient, self.batch = model.network.new_gradient(), 0
         self.settings = {  # those of the start: a callback may change the optimizer's
             "loss": criterion.name, "sample_weight": None if sample_weight is None else "given",
@@ -541,7 +541,7 @@ class Run:
     def step(
         self, minibatch: Minibatch, state: States | None = None
     ) -> tuple[float, float, States]:
-        """A step of the optimizer: gradient, reduce, penalize, finite?, clip, update.
+        """A step of the optimizer: gradient, reduce, penalize, chain rule, clip, update.
 
         Parameters
         ----------
@@ -558,9 +558,9 @@ class Run:
         state : list of ndarray, (B, H)
             Last states.
         """
-        network, (x, y, lengths, weight) = self.model.network, minibatch
+        network, (x, y, lengths, weight, begins) = self.model.network, minibatch
         value, gradient, after = network.loss_and_gradient(
-            x, y, lengths, self.loss.compute, weight=weight, state=state,
+            x, y, lengths, self.loss.compute, weight=weight, state=state, begins=begins,
             rng=self.generators.dropout, checkpointed=self.memory == "checkpointed",
             activity_l2=self.activity_l2, out=self.gradient,
         )  # fmt: skip
@@ -569,16 +569,20 @@ class Run:
         else:
             total = total_weight(len(y), None, weight)
         value, gradient, total = self.reduce(value, gradient, total)
+        if gradient is not self.gradient.vector:
+            self.gradient.vector[...] = gradient
         if self.l1 or self.l2:
-            penalize(network.named(network.vector), network.named(gradient), self.l1, self.l2)
+            penalize(network.weights.named, self.gradient.named, self.l1, self.l2)
         if not math.isfinite(value):
             self.diverged(f"loss is {value} in {self.place()}")
-        self.good[...] = network.vector
-        gradients = self._trained(gradient)
+        self.good[...] = network.free
+        network.chain(self.gradient)
+        gradients = self._trained(self.gradient)
         if self.clip_norm is not None:
             clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer.step(self._trained(network.vector), gradients)
-        if not np.isfinite(network.vector).all():
+        self.optimizer.step(self._trained(network.weights), gradients)
+        network.refresh()
+        if not np.isfinite(network.memory).all():
             self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, total, after
 
@@ -586,12 +590,11 @@ class Run:
         """Where it is: the epoch and the minibatch, from 1."""
         return f"epoch {len(self.history.loss) + 1}, batch {self.batch}"
 
-    def _trained(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """The weights that are trained, or their gradients, as the optimizer takes them."""
+    def _trained(self, weights: Weights) -> dict[str, np.ndarray]:
+        """What is trained, or its gradient, as the optimizer takes it."""
         if not self.frozen:
-            return {"weights": vector}
-        named = self.model.network.named(vector)
-        return {name: a for name, a in named.items() if name not in self.frozen}
+            return {"weights": weights.free}
+        return {name: a for name, a in weights.trained.items() if name not in self.frozen}
 
     def _pieces(self, minibatch: Minibatch) -> tuple[list[Minibatch], States | None]:
         """A minibatch cut in time, a step for each piece, and the states before the first."""
@@ -602,7 +605,7 @@ class Run:
             network, dropout = self.model.network, self.generators.dropout
             piece, state = _last_steps(network, minibatch, count, dropout)
             return [piece], state
-        x, y, lengths, weight = minibatch
+        x, y, lengths, weight, _ = minibatch
         pieces = []
         for i, (window, clipped) in enumerate(windows(x, lengths, count)):
             its = slice(i * count, (i + 1) * count)
@@ -618,23 +621,24 @@ class Run:
         values = history.validation_loss or history.loss
         best_epoch = values.index(min(values)) + 1
         if best_epoch == len(values):
-            best = self.model.network.vector.copy()
+            best = self.model.network.free.copy()
             self.best, history.best_epoch = best, best_epoch
         return len(values) - best_epoch >= self.patience
 
     def diverged(self, what: str) -> NoReturn:
         """Give the model back the last weights whose loss was finite, and say what was not."""
-        self.model.network.vector[...] = self.good
+        self.model.network.set_free(self.good)
         raise FloatingPointError(f"{what}; the model keeps the last weights whose loss was finite")
 
     def interrupted(self) -> None:
         """Keep whole epochs alone in the history, and weights that are finite."""
-        history, vector = self.history, self.model.network.vector
+        history, network = self.history, self.model.network
         history.stopped = "interrupted"
         epochs_done = len(history.seconds)
         del history.loss[epochs_done:], history.validation_loss[epochs_done:]
-        if not np.isfinite(vector).all():
-            vector[...] = self.good
+        network.refresh()  # the step may have been cut short before it
+        if not np.isfinite(network.memory).all():
+            network.set_free(self.good)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file to go on from."""
@@ -654,18 +658,20 @@ class Run:
         model, state, best, progress = _storage.load_training(path)
         _check_same(path, model.config(), self.model.config())
         _check_same(path, progress.get("settings"), self.settings)
-        vector = model.network.vector
+        network = model.network
         try:
             history = _history(progress.get("history"), best, self.settings)
             generators = _generators(progress.get("generators"))
-            if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
+            if not all(np.isfinite(a).all() for a in (network.memory, best) if a is not None):
                 raise ValueError("weights are infinite or NaN")
             # Last, since it changes the optimizer.  A callback may have changed the settings.
-            self.optimizer.restore(progress.get("optimizer"), state, self._trained(vector))
+            trained = self._trained(network.weights)
+            self.optimizer.restore(progress.get("optimizer"), state, trained)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} holds no training to go on with: {error}") from error
         self.generators, self.history, self.best = generators, history, best
-        self.good[...] = self.model.network.vector[...] = vector
+        self.model.network.memory[...] = network.memory
+        self.good[...] = network.free
 
 
 def _check_none(given: dict[str, Any], why: str) -> None:
@@ -738,7 +744,9 @@ def _last_steps(
     noise = network.draw_noise(rng)
     _, state = network.run(x[: skipped.max()], skipped, rng=rng, noise=noise)
     t = np.minimum(np.arange(count)[:, np.newaxis] + skipped, T - 1)
-    piece = minibatch._replace(x=x[t, np.arange(B)], lengths=np.minimum(ends, count))
+    piece = minibatch._replace(
+        x=x[t, np.arange(B)], lengths=np.minimum(ends, count), begins=skipped == 0
+    )
     return piece, state
 
 

@@ -16,7 +16,14 @@ from fastbptt._extras import PIP_NAMES, MissingExtraError, import_extra
 
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
-OPTIONAL = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
+OPTIONAL = {
+    "jax": "jax",
+    "matplotlib": "matplotlib",
+    "onnx": "onnx",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "tqdm": "tqdm",
+}
 
 
 def test_imports():
@@ -84,7 +91,10 @@ def test_the_extras_install_what_they_are_named_for():
         pytest.skip("an installed package: no pyproject.toml")
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     found = set(used())
-    assert found == {("matplotlib", "plots"), ("sklearn", "sklearn"), ("tqdm", "progress")}
+    assert found == {
+        ("jax", "jax"), ("matplotlib", "plots"), ("onnx", "onnx"), ("sklearn", "sklearn"),
+        ("torch", "torch"), ("tqdm", "progress"),
+    }  # fmt: skip
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]
         assert OPTIONAL[module] in names, f"{module} is not in the extra {extra!r}"
