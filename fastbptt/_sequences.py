@@ -47,9 +47,14 @@ class Sequences:
         return len(self.lengths)
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        T = (self.lengths if self._alike else self.lengths[index]).max(initial=0)
-        at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
-        return self.steps.take(at, axis=0, mode="clip")
+        return self.window(index)
+
+    def window(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
+        """Of some sequences so many steps from `first`, counted from 0, or as many as there are."""
+        T = int((self.lengths if self._alike else self.lengths[index]).max(initial=0))
+        last = T if steps is None else min(first + steps, T)
+        t = np.arange(first, last if len(index) else first)[:, np.newaxis]
+        return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
 
     def counted(self) -> np.ndarray:
         """The steps that count, (R, ...), sequence after sequence."""
@@ -66,7 +71,7 @@ class Sequences:
         if self._alike:
             return None
         lengths = self.lengths[index]
-        return None if (lengths == lengths[0]).all() else lengths
+        return None if (lengths == lengths[:1]).all() else lengths
 
     def empty_outputs(self, size: int, dtype: DTypeLike) -> Any:
         """Room for `size` numbers at every step, in the form that the sequences came in.

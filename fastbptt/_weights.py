@@ -37,6 +37,24 @@ class Minibatch(NamedTuple):
     weight: np.ndarray | None = None
 
 
+class Extent(NamedTuple):
+    """How much of a minibatch counts.
+
+    Attributes
+    ----------
+    steps : int
+        Without padding.
+    rows : int
+        Those of the loss.
+    weight : float
+        Their number, or the sum of their weights: what a mean loss is divided by.
+    """
+
+    steps: int
+    rows: int
+    weight: float
+
+
 class Data(NamedTuple):
     """A data set, checked and converted.
 
@@ -53,10 +71,29 @@ class Data(NamedTuple):
     y: Rows
     weight: Rows | None
 
-    def minibatch(self, index: np.ndarray) -> Minibatch:
-        """Some of the sequences, to compute with."""
-        weight = None if self.weight is None else self.weight[index]
-        return Minibatch(self.x[index], self.y[index], self.x.lengths_of(index), weight)
+    def minibatch(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Minibatch:
+        """Some of the sequences, to compute with; or for output "all" a window of their steps."""
+        x, lengths = self.x.window(index, first, steps), self.x.lengths_of(index)
+        if steps is not None and lengths is not None:
+            lengths = np.clip(lengths - first, 0, len(x))
+        weight = None if self.weight is None else _window(self.weight, index, first, steps)
+        return Minibatch(x, _window(self.y, index, first, steps), lengths, weight)
+
+    def extent(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Extent:
+        """How much counts of what :meth:`minibatch` would return."""
+        T, lengths = int(self.x.lengths[index].max(initial=0)), self.x.lengths_of(index)
+        T = T if steps is None else min(max(T - first, 0), steps)
+        if steps is not None and lengths is not None:
+            lengths = np.clip(lengths - first, 0, T)
+        of_steps = T * len(index) if lengths is None else int(lengths.sum())
+        if isinstance(self.y, Sequences):
+            rows = of_steps
+        else:
+            rows, lengths = len(index), None
+        if self.weight is None:
+            return Extent(of_steps, rows, rows)
+        weight = _window(self.weight, index, first, steps)
+        return Extent(of_steps, rows, total_weight(rows, lengths, weight))
 
     def together(self) -> Minibatch:
         """All sequences as one minibatch."""
@@ -73,6 +110,10 @@ class Data(NamedTuple):
             return False
         rows = _rows(self.weight)
         return rows.size > 0 and not rows.any()
+
+
+def _window(a: Rows, index: np.ndarray, first: int, steps: int | None) -> np.ndarray:
+    return a.window(index, first, steps) if isinstance(a, Sequences) else a[index]
 
 
 def _part(a: Rows, index: slice) -> Rows:
