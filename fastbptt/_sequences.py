@@ -56,6 +56,10 @@ class Sequences:
         t = np.arange(first, last if len(index) else first)[:, np.newaxis]
         return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
 
+    def contains(self, value: int) -> bool:
+        """Whether a step that counts has this value."""
+        return bool((self.counted() == value).any())
+
     def counted(self) -> np.ndarray:
         """The steps that count, (R, ...), sequence after sequence."""
         before = np.cumsum(self.lengths) - self.lengths
@@ -88,6 +92,56 @@ class Sequences:
             outputs[n][: self.lengths[n]] = found[: self.lengths[n], b]
 
 
+class OnDisk(Sequences):
+    """Sequences that stay in their files: steps are read and converted when they are needed.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray, (T_i, ...), or ndarray, (N, T, ...)
+        Of any dtype; at least one.
+    lengths : ndarray of int64, (N,)
+    dtype : numpy.dtype
+        What they are converted to.
+    padded : int, optional
+        T of an array.
+
+    Notes
+    -----
+    A minibatch holds 0 past a sequence's length; `steps` has a shape and a dtype, but no steps.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray] | np.ndarray,
+        lengths: np.ndarray,
+        dtype: DTypeLike,
+        padded: int | None = None,
+    ) -> None:
+        none = np.empty((0, *arrays[0].shape[1:]), dtype)
+        super().__init__(none, np.zeros_like(lengths), lengths, padded)
+        self._arrays: Sequence[np.ndarray] | np.ndarray = arrays
+
+    def window(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
+        T = int(self.lengths[index].max(initial=0))
+        last = T if steps is None else min(first + steps, T)
+        form = self.steps
+        found = np.zeros((max(last - first, 0), len(index), *form.shape[1:]), form.dtype)
+        for b, n in enumerate(index):
+            its = self._arrays[n][first : min(last, self.lengths[n])]
+            found[: len(its), b] = its
+        return found
+
+    def contains(self, value: int) -> bool:
+        return any((self._arrays[n][:T] == value).any() for n, T in enumerate(self.lengths))
+
+    def counted(self) -> np.ndarray:
+        each = [self._arrays[n][:T] for n, T in enumerate(self.lengths)]
+        return np.concatenate(each, dtype=self.steps.dtype, casting="unsafe")
+
+    def part(self, index: slice) -> Sequences:
+        return OnDisk(self._arrays[index], self.lengths[index], self.steps.dtype, self.padded)
+
+
 def inputs(
     x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int, dtype: DTypeLike
 ) -> Sequences:
@@ -114,7 +168,7 @@ def inputs(
                 "lengths is given with a list x, whose arrays have lengths of their own"
             )
         return _from_list("x", x, (size,), dtype)
-    x = real("x", x)
+    on_disk, x = isinstance(x, np.memmap), real("x", x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
     if x.ndim != 3 or x.shape[2] != size:
@@ -125,7 +179,7 @@ def inputs(
         )
     N, T = x.shape[:2]
     lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
-    return _from_padded(x, lengths, dtype)
+    return _from_padded(x, lengths, dtype, on_disk)
 
 
 def targets(
@@ -157,16 +211,16 @@ def targets(
     if or_classes is None:
         or_classes = size > 1
     if of_steps and isinstance(y, (list, tuple)):
-        y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
+        each = [real(f"y[{i}]", a) for i, a in enumerate(y)]
         classes = or_classes and all(
-            a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in y
+            a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in each
         )
-        for a in y if classes else ():
+        for a in each if classes else ():
             _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
         check_same_lengths("y", found.lengths, x)
         return found
-    y = real("y", y)
+    on_disk, y = isinstance(y, np.memmap), real("y", y)
     given, axes = y.shape, 2 if of_steps else 1
     classes = or_classes and y.dtype.kind in "iu" and y.ndim == axes
     if not classes and y.ndim == axes and size == 1:
@@ -184,9 +238,9 @@ def targets(
             _check_int64(y, size)
         return y.astype(dtype, copy=False)
     check_steps("y", given, x)
-    if classes:
+    if classes and y.dtype.kind == "u" and y.dtype.itemsize == 8:
         _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
-    return _from_padded(y, x.lengths, dtype)
+    return _from_padded(y, x.lengths, dtype, on_disk)
 
 
 def check_same_lengths(name: str, lengths: ArrayLike, x: Sequences) -> None:
@@ -213,7 +267,9 @@ def _check_int64(classes: np.ndarray, size: int) -> None:
         raise ValueError(f"y has class {classes.max()}, expected 0 to {size - 1}: O is {size}")
 
 
-def _from_padded(a: np.ndarray, lengths: np.ndarray, dtype: DTypeLike) -> Sequences:
+def _from_padded(a: np.ndarray, lengths: np.ndarray, dtype: DTypeLike, on_disk: bool) -> Sequences:
+    if on_disk and len(a):
+        return OnDisk(a, lengths, dtype, a.shape[1])
     a = np.ascontiguousarray(a, dtype)
     N, T = a.shape[:2]
     return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths, T)
@@ -223,6 +279,7 @@ def _from_list(
     name: str, arrays: Sequence[ArrayLike], shape: tuple[int, ...], dtype: DTypeLike
 ) -> Sequences:
     """Sequences from a list of (T_i, *shape), or of (T_i,) if shape is (1,)."""
+    on_disk = any(isinstance(a, np.memmap) for a in arrays)
     arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(arrays)]
     for i, a in enumerate(arrays):
         if a.ndim == 1 and shape == (1,):
@@ -231,6 +288,8 @@ def _from_list(
             wanted = ", ".join(["T", *map(str, shape)]) + ("" if shape else ",")
             raise ValueError(f"{name}[{i}] has shape {a.shape}, expected ({wanted})")
     lengths = np.array([len(a) for a in arrays], np.int64)
+    if on_disk:
+        return OnDisk(arrays, lengths, dtype)
     steps = np.concatenate([*arrays, np.zeros((0, *shape))], dtype=dtype, casting="unsafe")
     return Sequences(steps, np.cumsum(lengths) - lengths, lengths)
 

@@ -136,17 +136,17 @@ def read_weights(
     loss : Criterion
         The class that it ignores has weight 0.
     """
-    dtype, rows, found = x.steps.dtype, _rows(y), None
+    dtype, form, found = x.steps.dtype, y.steps if isinstance(y, Sequences) else y, None
     if sample_weight is not None:
         _check_loss("sample_weight", loss)
-        elements = rows.ndim == 2 and not loss.of_rows
+        elements = form.ndim == 2 and not loss.of_rows
         found = _of_samples(sample_weight, x, isinstance(y, Sequences), size, elements)
         with np.errstate(over="ignore"):
             found = found.astype(dtype)
         _check_values("sample_weight", found)
         _check_some(found, "sample_weight is 0 wherever it counts, expected a value above 0")
-    if loss.ignored is not None and rows.dtype.kind == "i" and (rows == loss.ignored).any():
-        kept = rows != loss.ignored
+    if loss.ignored is not None and form.dtype.kind == "i" and _contains(y, loss.ignored):
+        kept = _rows(y) != loss.ignored
         found = kept.astype(dtype) if found is None else found * kept
         _check_some(found, f"y has weight for none but the ignored class {loss.ignored}")
     return None if found is None else _like(y, found)
@@ -260,6 +260,10 @@ def _of_classes(given: Any, count: int, classes: np.ndarray, weight: np.ndarray)
         found = found.astype(weight.dtype)
     _check_values(name, found)
     return found[classes]
+
+
+def _contains(y: Rows, value: int) -> bool:
+    return y.contains(value) if isinstance(y, Sequences) else bool((y == value).any())
 
 
 def _rows(a: Rows) -> np.ndarray:
