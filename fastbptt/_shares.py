@@ -20,6 +20,7 @@ import pickle
 import platform
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
@@ -33,6 +34,7 @@ Result = TypeVar("Result")
 
 NEEDED = "Get_rank", "Get_size", "Allgather", "Alltoall", "allgather", "bcast", "Abort"
 WELL, INTERRUPTED, FAILED = range(3)
+LATE = 0.1  # seconds: a launcher hands Ctrl-C to one rank after the other
 
 
 def cut(lengths: np.ndarray, count: int) -> list[np.ndarray]:
@@ -125,6 +127,8 @@ class Ranks:
             self._interrupted = True
 
         def restore() -> None:
+            if isinstance(self._raised, KeyboardInterrupt):
+                time.sleep(LATE)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if self._interrupted and self._raised is None:  # too late for this training
                 signal.raise_signal(signal.SIGINT)
