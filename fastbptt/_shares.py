@@ -251,10 +251,12 @@ class Ranks:
         sent, got, segment = exchanged
 
         def fill() -> None:
+            whole, rest = divmod(len(array), len(segment))  # segments
             for at, k in enumerate(self.own(count)):
                 sent["value"][:, at] = find(k)
-                total[: len(array)] = array
-                sent["array"][:, at] = total.reshape(self.size, -1)
+                sent["array"][:whole, at] = array[: len(array) - rest].reshape(whole, len(segment))
+                if rest:
+                    sent["array"][whole, at, :rest] = array[-rest:]
 
         self._guarded(fill)
         self._comm.Alltoall(sent.view(np.uint8), got.view(np.uint8))

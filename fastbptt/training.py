@@ -199,6 +199,15 @@ def fit(
         there, to the same bits as without the interruption, and `seed` is not used.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
+        With `comm` it is called on every rank, and may change model and optimizer alike on all; or
+        on rank 0 alone, if it has an attribute ``rank_0_only`` that is true.
+    shares : int, optional
+        Cut each minibatch into so many pieces, at most `batch_size`; loss and gradient of each are
+        computed on their own and summed in one order.  Memory falls with the size of a piece.  By
+        default a minibatch stays whole, or with `comm` is cut into a piece for each rank.
+    comm : mpi4py.MPI.Intracomm, optional
+        Train on all ranks of an MPI communicator, of which each calls `fit` with the same arguments
+        and computes its pieces: the bits depend on `shares`, not on how many ranks there are.
 
     Returns
     -------
@@ -212,6 +221,8 @@ def fit(
         If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
         counted from 1; the model keeps the last weights whose loss was finite.
 
+    With `comm`, what one rank raises is raised on all.
+
     Notes
     -----
     Ctrl-C ends the training as if all epochs were done, ``history.stopped`` says so.
@@ -223,6 +234,19 @@ def fit(
     ``reduction`` that is "sum", as :func:`fastbptt.losses.ssr` does; what :func:`functools.wraps`
     or :class:`functools.partial` makes of it has this, too.  :func:`fastbptt.losses.cross_entropy`
     ignores the class -100, and ``functools.partial(cross_entropy, ignored=-1)`` another one.
+
+    Arrays of :class:`numpy.memmap`, and lists of them, stay in their files: a minibatch, or a piece
+    of it, is read when it is computed.
+
+    Pieces of a minibatch (`shares`) are of neighbouring sequences, or of sequences with about as
+    many steps in each if their lengths differ.  The loss is divided by the weight of the whole
+    minibatch.  With one piece, bits are those of none; dropout is drawn for each piece anew.
+
+    With `comm`, rank 0's weights, optimizer, generators and checkpoint are what all begin with, and
+    rank 0 alone writes files and shows progress.  Validation data are dealt out to the ranks, too.
+    While it trains, a rank uses its share of the node's cores, unless the environment variable
+    NUMBA_NUM_THREADS is set; Ctrl-C ends all ranks after the same step.  Start it by ``mpiexec -n 4
+    python -m mpi4py train.py``; more is in the file DISTRIBUTED.md beside this module.
 
     Examples
     --------

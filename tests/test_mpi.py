@@ -22,7 +22,7 @@ import fastbptt
 MPI = pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed", exc_type=ImportError)
 HERE = Path(sys.executable).parent
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(HERE), os.environ.get("PATH", "")]))
-pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec")
+pytestmark = [pytest.mark.world, pytest.mark.skipif(not MPIEXEC, reason="there is no mpiexec")]
 TIMEOUT = 120  # seconds: a job that takes longer waits for ever
 
 
