@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from fastbptt._extras import MissingExtraError
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt._storage import load, save
 from fastbptt.checkpointed import Checkpoints, backward_checkpointed, forward_checkpointed
 from fastbptt.model import RNN
@@ -27,7 +29,9 @@ __all__ = [
     "Checkpoints",
     "Gradients",
     "History",
+    "Leak",
     "MissingExtraError",
+    "Noise",
     "Params",
     "RMSprop",
     "backward",
@@ -52,11 +56,13 @@ if TYPE_CHECKING:
     from fastbptt import losses as losses
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
+    from fastbptt import tasks as tasks
     from fastbptt import testing as testing
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
-        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing",
+        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks",
+        "testing",
     )  # fmt: skip
 
     def __getattr__(name):

@@ -28,6 +28,7 @@ OTHERS = {
     "optimizer": "solver optim opt",
     "epochs": "n_epochs num_epochs nb_epoch max_epochs max_iter",
     "batch_size": "minibatch_size",
+    "steps_per_epoch": "batches_per_epoch iterations_per_epoch",
     "clip_norm": "clipnorm global_clipnorm max_norm max_grad_norm gradient_clip_val",
     "truncate": "bptt tbptt",
     "sample_weight": "sample_weights weights weight",

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
 from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
@@ -88,9 +90,12 @@ class Network:
         All weights, in the order of :func:`weight_shapes`.
     stack : Stack
         The layers, whose weights are views of the vector.
+    noise : float
+        The scale of what training adds.
     """
 
     output: str
+    noise: float
     backend: Backend
     vector: np.ndarray
     stack: Stack
@@ -106,21 +111,24 @@ class Network:
         output: str,
         dropout: float,
         output_dropout: float,
+        noise: float,
         dtype: str,
         backend: Backend,
+        leak: Leak | None = None,
         *,
         vector: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self.output, self.backend, self._output_dropout = output, backend, output_dropout
+        self.output, self.backend, self.noise = output, backend, noise
+        self._output_dropout = output_dropout
         shapes = weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional)
         self._shapes = dict(shapes)
         self.vector = self._empty(np.dtype(dtype)) if vector is None else vector
         self._weights = Weights(self.vector, self._shapes)
         self.stack = Stack(
             self._weights.layers, directions=1 + bidirectional, activation=activation,
-            dropout=dropout, output_dropout=output_dropout if output == "all" else 0.0,
-            backend=backend,
+            leak=leak, dropout=dropout,
+            output_dropout=output_dropout if output == "all" else 0.0, backend=backend,
         )  # fmt: skip
         if rng is not None:
             self._draw(rng)
@@ -150,11 +158,18 @@ class Network:
         """Memory for the gradients of all weights."""
         return Weights(np.empty_like(self.vector), self._shapes)
 
+    def draw_noise(self, rng: np.random.Generator | None) -> Noise | None:
+        """What training adds at a step of the optimizer, under a seed of its own."""
+        if rng is None or not self.noise:
+            return None
+        return Noise(self.noise, int(rng.integers(1 << 64, dtype=np.uint64)))
+
     def outputs(
         self,
         x: np.ndarray,
         lengths: np.ndarray | None = None,
         state: States | None = None,
+        noise: Noise | None = None,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Outputs and last states, in windows of time so that few states are kept.
 
@@ -164,6 +179,8 @@ class Network:
         lengths : ndarray of int64, (B,), optional
         state : sequence of ndarray, (B, H), optional
             Initial states, for each layer and direction; zero by default.
+        noise : Noise, optional
+            As for :meth:`fastbptt._stack.Stack.forward`.
 
         Returns
         -------
@@ -171,7 +188,7 @@ class Network:
         state : list of ndarray, (B, H)
             Last states.
         """
-        ys, after = self.run(x, lengths, state)
+        ys, after = self.run(x, lengths, state, noise=noise)
         if self.output == "all":
             return np.concatenate(ys), after
         return self._read(self._last(after)[0]), after
@@ -182,13 +199,14 @@ class Network:
         lengths: np.ndarray | None = None,
         state: States | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         starts: list[Start] | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Go through all steps in windows of time; for output "all", read out what they give.
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, noise
             As for :meth:`outputs`.
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
@@ -208,18 +226,23 @@ class Network:
             steps = len(x) if self.stack.directions == 2 else KEPT_STATES // max(of_a_step, 1)
         ys, after = [], []
         for passed in forward_windows(
-            self.stack, x, state, lengths=lengths, rng=rng, steps=max(steps, 1), starts=starts
-        ):
+            self.stack, x, state, lengths=lengths, rng=rng, noise=noise, steps=max(steps, 1),
+            starts=starts,
+        ):  # fmt: skip
             if self.output == "all":
                 ys.append(self._read(self.stack.outputs(passed)))
             after = passed.last
         return ys, after
 
     def states(
-        self, x: np.ndarray, lengths: np.ndarray | None = None, state: States | None = None
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None = None,
+        state: States | None = None,
+        noise: Noise | None = None,
     ) -> list[np.ndarray]:
         """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
-        passed = self.stack.forward(x, state, lengths=lengths)
+        passed = self.stack.forward(x, state, lengths=lengths, noise=noise)
         return [self.stack.layer_outputs(passed, l) for l in range(self.stack.num_layers)]
 
     def loss_and_gradient(
@@ -240,8 +263,10 @@ class Network:
 
         Parameters
         ----------
-        x, lengths, state, rng
+        x, lengths, state
             As for :meth:`run`.
+        rng : numpy.random.Generator, optional
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         target : ndarray
             As the loss takes it beside y.
         loss : callable
@@ -278,8 +303,9 @@ class Network:
             units = len(self.stack.layers) * self.stack.hidden_size
             dstates = 2 * activity_l2 / max(steps * units, 1)
         given = (target, mask) if weight is None else (target, mask, weight)
+        noise = self.draw_noise(rng)
         if not checkpointed:
-            passed = self.stack.forward(x, state, lengths=lengths, rng=rng)
+            passed = self.stack.forward(x, state, lengths=lengths, rng=rng, noise=noise)
             last, kept = passed.last, None
             if self.output == "all":
                 top = self.stack.outputs(passed)
@@ -291,7 +317,7 @@ class Network:
             return value, gradient.vector, last
 
         starts: list[Start] = []
-        ys, last = self.run(x, lengths, state, rng, starts)
+        ys, last = self.run(x, lengths, state, rng, noise, starts)
 
         def of_window(t: int, h: np.ndarray) -> np.ndarray:
             parts = [np.empty_like(a) for a in dreadout]
@@ -340,7 +366,11 @@ class Network:
     def _last(
         self, states: Sequence[np.ndarray], rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the readout reads of last states, (B, D H), and what dropout multiplied it by."""
+        """What the readout reads after a pass, (B, D H), and what dropout multiplied it by.
+
+        `states` is what a next pass goes on from.
+        """
+        states = self.stack.seen(states)
         top = states[-1]
         if self.stack.directions == 2:
             top = np.concatenate(states[-2:], axis=1)

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastbptt import _checks
-from fastbptt.rnn import Activation, Backend, Params, find_backend, forward
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise
+from fastbptt.rnn import Activation, Backend, Params, backward, find_backend, forward, leaks
 
 Shape = tuple[int, ...]
 # Of each layer and direction, (B, H); one array (L D, B, H) will do.
@@ -34,17 +36,23 @@ class Pass(NamedTuple):
         States.
     masks : list of (ndarray, (T, B, D H), or None)
         What dropout multiplied each layer's inputs by; and then the outputs, if it did.
+    v : list of (ndarray, (B, H), or None)
+        Last potentials, where the leak is of these.
     """
 
     lengths: np.ndarray | None
     x: list[np.ndarray]
     h: list[np.ndarray]
     masks: list[np.ndarray | None]
+    v: list[np.ndarray | None]
 
     @property
     def last(self) -> list[np.ndarray]:
-        """Last states, (B, H): copies, which do not keep all others in memory."""
-        return [h[-1].copy() for h in self.h]
+        """What a next pass goes on from, (B, H): the last states, or potentials.
+
+        Copies, which do not keep all others in memory.
+        """
+        return [h[-1].copy() if v is None else v for h, v in zip(self.h, self.v, strict=True)]
 
 
 class StackGradients(NamedTuple):
@@ -71,7 +79,7 @@ class Stack:
         The weights: the first layer's for each direction, then the second layer's, and so on.
     directions : {1, 2}, default 1
         D.  The second direction reads each sequence from its end.
-    activation, backend
+    activation, leak, backend
         As for :func:`fastbptt.forward`.
     dropout : float, default 0.0
         Share of the states between two layers that are replaced by zero.
@@ -84,6 +92,7 @@ class Stack:
     num_layers: int
     hidden_size: int
     activation: Activation
+    leak: Leak | None
     dropout: float
     output_dropout: float
     backend: Backend
@@ -94,13 +103,14 @@ class Stack:
         *,
         directions: int = 1,
         activation: Activation = "tanh",
+        leak: Leak | None = None,
         dropout: float = 0.0,
         output_dropout: float = 0.0,
         backend: Backend = "numba",
     ) -> None:
         self.layers, self.directions = layers, directions
         self.dropout, self.output_dropout = dropout, output_dropout
-        self.activation, self.backend = activation, backend
+        self.activation, self.leak, self.backend = activation, leak, backend
         self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
 
     def forward(
@@ -110,6 +120,7 @@ class Stack:
         *,
         lengths: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
+        noise: Noise | None = None,
         over: list[np.ndarray] | None = None,
     ) -> Pass:
         """Run through all steps.
@@ -118,10 +129,13 @@ class Stack:
         ----------
         x : ndarray, (T, B, I)
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
-            Initial states, for each layer and direction; zero by default.
+            Initial states, or potentials, for each layer and direction; zero by default.
         lengths : ndarray of int64, (B,), optional
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
+        noise : Noise, optional
+            Added in the first layer's first direction; the others add theirs, see
+            :meth:`fastbptt.Noise.of_layer`.
         over : list of ndarray, optional
             `h` of an earlier pass of as many steps or more, to write the states over: new memory
             costs time at first use.
@@ -130,10 +144,10 @@ class Stack:
         -------
         Pass
         """
-        D, T = self.directions, len(x)
+        D, T, B = self.directions, len(x), x.shape[1]
         if lengths is not None:
-            lengths = _checks.lengths(lengths, T, x.shape[1])
-        passed, drawn = Pass(lengths, [], [], []), self._draw(x, rng)
+            lengths = _checks.lengths(lengths, T, B)
+        passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
             if self.dropout and drawn is not None and l > 0:
@@ -143,15 +157,35 @@ class Stack:
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
+                v = np.empty((B, self.hidden_size), x.dtype) if self._of_potential else None
+                passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
-                    activation=self.activation, backend=self.backend,
+                    activation=self.activation, leak=self.leak, backend=self.backend, v=v,
+                    noise=None if noise is None else noise.of_layer(i),
                     out=None if over is None else over[i][: T + 1],
                 )  # fmt: skip
                 passed.h.append(h)
         if self.output_dropout and drawn is not None:
             passed.masks.append(scaled(drawn[:, -1], self.output_dropout, x.dtype))
         return passed
+
+    @property
+    def _of_potential(self) -> bool:
+        return self.leak is not None and self.leak.of == "potential"
+
+    def seen(self, last: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The last states, as layers show them, from what a pass goes on from."""
+        if not self._of_potential:
+            return list(last)
+        none = np.empty((0, len(last[0]), 1), last[0].dtype)
+        return [
+            forward(
+                Params(params.W_x[:1], *params[1:]), none, v, activation=self.activation,
+                leak=self.leak, backend=self.backend,
+            )[0]
+            for params, v in zip(self.layers, last, strict=True)
+        ]  # fmt: skip
 
     def layer_outputs(self, passed: Pass, layer: int) -> np.ndarray:
         """A layer's states after every step, (T, B, D H), of both directions side by side."""
@@ -175,6 +209,7 @@ class Stack:
         doutputs: np.ndarray | None = None,
         dlast: SomeStates | None = None,
         *,
+        dstate: SomeStates | None = None,
         dstates: float = 0.0,
         need_dx: bool = True,
         out: Sequence[Params] | None = None,
@@ -189,6 +224,9 @@ class Stack:
             The loss's gradient at :meth:`outputs`; zero by default.
         dlast : ndarray, (L D, B, H), or sequence of (ndarray, (B, H), or None), optional
             The loss's gradient at the last states, for each layer and direction; zero by default.
+        dstate : as dlast, optional
+            The gradient at what a next pass goes on from, :attr:`Pass.last`: other than `dlast` for
+            potentials.
         dstates : float, default 0.0
             Times the state after each step, of every layer and direction, a gradient at that state.
         need_dx : bool, default True
@@ -202,6 +240,10 @@ class Stack:
         """
         D, H, lengths = self.directions, self.hidden_size, passed.lengths
         self._check(passed, doutputs, dlast)
+        potentials = self._of_potential
+        if dstate is not None and not potentials:
+            dlast, dstate = (dstate if dlast is None else _sums(dlast, dstate)), None
+        leaking = leaks(self.leak, H, passed.h[0].dtype)
         run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
@@ -226,17 +268,31 @@ class Stack:
                 elif last is not None:
                     _add_to_last_steps(dh, last, lengths)
                 dx = np.empty(passed.x[i].shape, dh.dtype) if need_dx or l > 0 else None
+                more = ()
+                if leaking is not None:
+                    more = leaking, None if dstate is None else dstate[i]
                 run(
                     self.layers[i], passed.x[i], passed.h[i], dh, layers[i], dx, dh0[i], lengths,
-                    self.activation,
+                    self.activation, *more,
                 )  # fmt: skip
                 if dh.ndim == 3 and last is not None and lengths is not None:
-                    dh0[i][lengths == 0] += last[lengths == 0]  # their last state is the first
+                    none = lengths == 0  # their last state is the first
+                    dh0[i][none] += (
+                        self._at_start(i, passed, last)[none] if potentials else last[none]
+                    )
                 if dx is not None:
                     below = dx if below is None else below + reverse(dx, lengths)
             mask = passed.masks[l]
             above = below if mask is None or below is None else below * mask
         return StackGradients(layers, above, dh0)
+
+    def _at_start(self, i: int, passed: Pass, dh: np.ndarray) -> np.ndarray:
+        """The gradient at initial potentials from that at the states they give."""
+        params, x, h = self.layers[i], passed.x[i], passed.h[i]
+        return backward(
+            params, x[:0], h[:1], np.ascontiguousarray(dh), activation=self.activation,
+            leak=self.leak, need_dx=False, backend=self.backend,
+        ).h0  # fmt: skip
 
     def _check(
         self,
@@ -293,6 +349,11 @@ def as_layers(arrays: Iterable[np.ndarray]) -> list[Params]:
 def scaled(kept: np.ndarray, share: float, dtype: np.dtype) -> np.ndarray:
     """What dropout multiplies by: 0, or for what it keeps 1 / (1 - share)."""
     return kept.astype(dtype) * (1 / (1 - share))
+
+
+def _sums(a: SomeStates, b: SomeStates) -> list[np.ndarray | None]:
+    pairs = zip(a, b, strict=True)
+    return [q if p is None else p if q is None else p + q for p, q in pairs]
 
 
 def reverse(a: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save as serialized
 
+from fastbptt._leak import Leak
 from fastbptt._network import weight_shapes
 from fastbptt.model import RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
@@ -144,7 +145,7 @@ def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
     metadata = {
         "format": FORMAT,
         "version": str(1 if progress is None else VERSION),
-        "model": json.dumps(model.config()),
+        "model": json.dumps(_plain(model.config())),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
     replace(path, serialized({**tensors, **model.parameters()}, metadata))
@@ -166,8 +167,9 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
     version = _check_format(path, metadata)
     try:
         given, progress = _parsed(metadata["model"]), _parsed(metadata["training"])
-        config = check_config(**given)
-        found_config = {name: config[name] for name in given}  # earlier files have fewer names
+        config = check_config(**_config(given))
+        plain = _plain(config)
+        found_config = {name: plain[name] for name in given}  # earlier files have fewer names
         if json.dumps(given, sort_keys=True) != json.dumps(found_config, sort_keys=True):
             raise ValueError(f"{given}, expected {config}")  # True for 1, and the like
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -190,6 +192,20 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
     return model_of(config, vector), tensors, progress, version
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's config as JSON has it; without a leak as files had it before there were any."""
+    rest = {name: value for name, value in config.items() if name != "leak"}
+    leak = config["leak"]
+    if leak is None:
+        return rest
+    return {**rest, "leak": {"alpha": np.asarray(leak.alpha).tolist(), "of": leak.of}}
+
+
+def _config(given: Any) -> dict[str, Any]:
+    """A model's config from what JSON has."""
+    return {**given, "leak": Leak(**given["leak"])} if "leak" in given else given
 
 
 def _content(path: FilePath) -> bytes:

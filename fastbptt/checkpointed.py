@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise, check_noise, check_type
 from fastbptt._stack import Pass, SomeStates, Stack, StackGradients, States
 from fastbptt.rnn import Activation, Backend, Gradients, Params
 
@@ -27,7 +29,8 @@ class Checkpoints(NamedTuple):
     Attributes
     ----------
     h : ndarray, (C + 1, B, H)
-        States before the first step of each of C windows, and the last states: ``h[-1]``.
+        States before the first step of each of C windows, and the last states: ``h[-1]``.  With a
+        leak of potentials it is these.
     steps : int
         Steps of a window; the last one may have fewer.
     """
@@ -43,14 +46,18 @@ def forward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
+    noise: Noise | None = None,
     backend: Backend = "numba",
 ) -> Checkpoints:
     """States at the starts of about sqrt(T) windows of time, and the last ones.
 
     Parameters
     ----------
-    params, x, h0, lengths, activation, backend
+    params, x, h0, lengths, activation, leak, backend
         As for :func:`fastbptt.forward`.
+    noise : Noise, optional
+        As for :func:`fastbptt.forward`, but no array, which would take as much memory as states.
 
     Returns
     -------
@@ -61,14 +68,19 @@ def forward_checkpointed(
     TypeError, ValueError
         As :func:`fastbptt.forward`.
     """
-    T, B, *_ = _checks.layer(params, x, activation)
+    T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
-    stack, steps = Stack([Params(*params)], activation=activation, backend=backend), window_size(T)
-    state, kept, last = None if h0 is None else [h0], [], []
-    for passed in forward_windows(stack, x, state, lengths=lengths, steps=steps):
-        kept.append(passed.h[0][0].copy())
+    _check(noise, T, B, H, dtype)
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
+    steps, last = window_size(T), []
+    starts: list[Start] = []
+    for passed in forward_windows(
+        stack, x, None if h0 is None else [h0], lengths=lengths, noise=noise, steps=steps,
+        starts=starts,
+    ):  # fmt: skip
         last = passed.last
+    kept = [np.zeros((B, H), dtype) if s.h0 is None else s.h0[0] for s in starts]
     return Checkpoints(np.stack([*kept, *last]), steps)
 
 
@@ -80,6 +92,8 @@ def backward_checkpointed(
     *,
     lengths: npt.ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
+    noise: Noise | None = None,
     need_dx: bool = True,
     backend: Backend = "numba",
 ) -> Gradients:
@@ -87,10 +101,12 @@ def backward_checkpointed(
 
     Parameters
     ----------
-    params, x, lengths, activation, need_dx, backend
+    params, x, lengths, activation, leak, need_dx, backend
         As for :func:`fastbptt.backward`.
     checkpoints : Checkpoints
         What :func:`forward_checkpointed` returned.
+    noise : Noise, optional
+        What :func:`forward_checkpointed` was given: it is drawn a second time.
     dh : ndarray, (T, B, H) or (B, H), or callable
         The loss's own gradient at every state or at the last ones.  Or ``dh(t, h)``, which is given
         a window's first step t, counted from 0, and its states h (n, B, H) after the steps t to
@@ -133,8 +149,12 @@ def backward_checkpointed(
         _checks.array("dh", found, dtype, h.shape, "(n, B, H), as h has")
         return found
 
-    stack = Stack([Params(*params)], activation=activation, backend=backend)
-    starts = [Start([h], None) for h in checkpoints.h[:-1]]
+    stack = Stack([Params(*params)], activation=activation, leak=leak, backend=backend)
+    _check(noise, T, B, H, dtype)
+    starts = [
+        Start([h], noise=noise and noise.at(step=c * checkpoints.steps))
+        for c, h in enumerate(checkpoints.h[:-1])
+    ]
     at_last: Any = [dh] if last_only else None
     layers, dx, [dh0] = backward_windows(
         stack, x, starts, None if last_only else of_window, at_last, lengths=lengths,
@@ -143,11 +163,17 @@ def backward_checkpointed(
     return Gradients(layers[0], dx, dh0)
 
 
+def _check(noise: Any, T: int, B: int, H: int, dtype: np.dtype) -> None:
+    if check_type(noise) is not None:
+        check_noise(noise, T, B, H, dtype)
+
+
 class Start(NamedTuple):
-    """What a window of time begins with: initial states, and the generator for its dropout."""
+    """What a window of time begins with: initial states, its dropout's generator, its noise."""
 
     h0: States | None
-    rng: np.random.Generator | None
+    rng: np.random.Generator | None = None
+    noise: Noise | None = None
 
 
 def forward_windows(
@@ -157,6 +183,7 @@ def forward_windows(
     *,
     lengths: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
+    noise: Noise | None = None,
     steps: int,
     starts: list[Start] | None = None,
 ) -> Iterator[Pass]:
@@ -164,7 +191,7 @@ def forward_windows(
 
     Parameters
     ----------
-    stack, x, h0, lengths, rng
+    stack, x, h0, lengths, rng, noise
         As for :meth:`fastbptt._stack.Stack.forward`; in one direction only, but for one window.
     steps : int
         Of a window.
@@ -176,10 +203,11 @@ def forward_windows(
     Pass
     """
     space = _space(stack, x, steps)
-    for window, its_lengths in windows(x, lengths, steps):
+    for i, (window, its_lengths) in enumerate(windows(x, lengths, steps)):
+        here = noise and noise.at(step=i * steps)
         if starts is not None:
-            starts.append(Start(h0, copy.deepcopy(rng)))
-        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
+            starts.append(Start(h0, copy.deepcopy(rng), here))
+        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, noise=here, over=space)
         h0 = passed.last
         yield passed
 
@@ -217,16 +245,17 @@ def backward_windows(
     """
     space = _space(stack, x, steps)
     total, part, dxs = None, None, []
+    dstate = None
     dh0: list[np.ndarray] = []
     pieces = zip(range(0, max(len(x), 1), steps), windows(x, lengths, steps), starts, strict=True)
-    for t, (window, its_lengths), (h0, rng) in reversed([*pieces]):
-        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, over=space)
+    for t, (window, its_lengths), (h0, rng, noise) in reversed([*pieces]):
+        passed = stack.forward(window, h0, lengths=its_lengths, rng=rng, noise=noise, over=space)
         here = None if doutputs is None else doutputs(t, stack.outputs(passed))
         fill = out if total is None else part
         dlayers, dx, dh0 = stack.backward(
-            passed, here, dlast, dstates=dstates, need_dx=need_dx, out=fill
+            passed, here, dlast, dstate=dstate, dstates=dstates, need_dx=need_dx, out=fill
         )
-        dlast = dh0  # a window's initial states are the last ones of that before it
+        dlast, dstate = None, dh0  # a window's initial states are the last ones of that before it
         dxs.append(dx)
         if total is None:
             total = dlayers

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
 from fastbptt._criterion import Criterion
+from fastbptt._leak import Leak
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
+from fastbptt._noise import Noise, check_type
 from fastbptt._sequences import Sequences
 from fastbptt._weights import Data, read_weights, total_weight
 from fastbptt.reference import ACTIVATIONS
-from fastbptt.rnn import BACKENDS
+from fastbptt.rnn import BACKENDS, leaks
 
 OUTPUTS = "last", "all"
 # Sequences whose outputs are computed together: enough to fill every core.
@@ -36,8 +38,8 @@ class RNN:
         I, H and O, at least 1.
     num_layers : int, default 1
     bidirectional : bool, default False
-    activation : {"tanh", "relu", "identity"}, default "tanh"
-        The function f.
+    activation : str, default "tanh"
+        The function f, one of those that :func:`fastbptt.forward` knows.
     output : {"last", "all"}, default "last"
         What is read out: the state after the last step, many to one (in both directions: the state
         of each once it has read the whole sequence), or every step's, many to many.
@@ -46,11 +48,16 @@ class RNN:
         step; the others are divided by 1 - dropout.
     output_dropout : float, default 0.0
         The same for what is read out: the states of the last layer.
+    noise : float, default 0.0
+        Standard deviation of the normal numbers that training adds to what f is applied to, to each
+        unit at each step; see :class:`fastbptt.Noise`.
     dtype : {"float32", "float64"}, default "float32"
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
         uniform within ``sqrt(6 / (D H + O))`` of zero, D directions (Glorot and Bengio 2010).
     backend : {"numba", "numpy"}, default "numba"
+    leak : Leak, optional
+        How slowly units follow their inputs, in every layer: see :class:`fastbptt.Leak`.
 
     Raises
     ------
@@ -82,8 +89,10 @@ class RNN:
     output: str
     dropout: float
     output_dropout: float
+    noise: float
     dtype: str
     backend: str
+    leak: Leak | None
     network: Network
 
     @with_our_names
@@ -99,13 +108,15 @@ class RNN:
         output: str = "last",
         dropout: float = 0.0,
         output_dropout: float = 0.0,
+        noise: float = 0.0,
         dtype: npt.DTypeLike = "float32",
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
+        leak: Leak | None = None,
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, output_dropout,
+            dropout, dtype, backend, output_dropout, noise, leak,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
 
@@ -179,6 +190,7 @@ class RNN:
         *,
         state: npt.ArrayLike | None = None,
         return_state: bool = False,
+        noise: Noise | None = None,
     ) -> Any:
         """Outputs for each sequence.
 
@@ -188,10 +200,14 @@ class RNN:
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
-            Initial states, as an earlier call returned them; zero by default.  One direction only.
+            Initial states, as an earlier call returned them; zero by default.  With a leak of
+            potentials it is these.  One direction only.
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
+        noise : Noise, optional
+            Noise to add, such as ``fastbptt.Noise(model.noise, seed=0)``; none by default.  Each
+            layer and direction adds numbers of its own, see :meth:`fastbptt.Noise.of_layer`.
 
         Returns
         -------
@@ -209,7 +225,7 @@ class RNN:
         y: Any = np.empty((len(data), self.output_size), self.dtype)
         if every:
             y = data.empty_outputs(self.output_size, self.dtype)
-        for index, its_y, its_state in self._outputs(data, before):
+        for index, its_y, its_state in self._outputs(data, before, check_type(noise)):
             if return_state:
                 after[:, index] = its_state
             if every:
@@ -224,12 +240,13 @@ class RNN:
         lengths: npt.ArrayLike | None = None,
         *,
         state: npt.ArrayLike | None = None,
+        noise: Noise | None = None,
     ) -> list[Any]:
         """Each layer's states after every step.
 
         Parameters
         ----------
-        x, lengths, state
+        x, lengths, state, noise
             As for :meth:`predict`.
 
         Returns
@@ -256,8 +273,8 @@ class RNN:
         before = self._check_state(state, False, shape)
         width = (1 + self.bidirectional) * self.hidden_size
         found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
-        for index, some in _groups(len(data), before):
-            h = self.network.states(data[index], data.lengths_of(index), some)
+        for index, some, added in _groups(len(data), before, check_type(noise)):
+            h = self.network.states(data[index], data.lengths_of(index), some, added)
             for of_layer, its_h in zip(found, h, strict=True):
                 data.enter_outputs(of_layer, index, its_h)
         return found
@@ -328,7 +345,7 @@ class RNN:
             Which groups: one of so many, from the first on, counted from 0.
         """
         x, y, weight = data
-        for index, its_y, _ in self._outputs(x, None, together, first, every):
+        for index, its_y, _ in self._outputs(x, None, None, together, first, every):
             mask, lengths, rows = None, None, len(index)
             if self.output == "all":
                 lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
@@ -420,7 +437,7 @@ class RNN:
         state : ndarray, (num_layers, N, H), optional
             Initial states; zero by default.  One direction only.
         rng : numpy.random.Generator, optional
-            Draws what dropout leaves out.  Without it nothing is left out.
+            Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         checkpointed : bool, default False
             Keep about sqrt(T) of the T states in memory and compute the others twice: for long
             sequences.  Takes about 4/3 of the time.  One direction only.
@@ -448,6 +465,7 @@ class RNN:
         self,
         x: Sequences,
         state: np.ndarray | None,
+        noise: Noise | None = None,
         together: int = TOGETHER,
         first: int = 0,
         every: int = 1,
@@ -456,9 +474,9 @@ class RNN:
 
         `together`, `first` and `every` are as for :meth:`losses`.
         """
-        groups = _groups(len(x), state, together)
-        for index, before in itertools.islice(groups, first, None, every):
-            y, after = self.network.outputs(x[index], x.lengths_of(index), before)
+        groups = _groups(len(x), state, noise, together)
+        for index, before, added in itertools.islice(groups, first, None, every):
+            y, after = self.network.outputs(x[index], x.lengths_of(index), before, added)
             yield index, y, after
 
     def _check_state(
@@ -488,7 +506,8 @@ class RNN:
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
-        options = (f"{name}={getattr(self, name)!r}" for name in _CONFIG[3:])
+        names = _CONFIG[3:] if self.leak is not None else _CONFIG[3:-1]
+        options = (f"{name}={getattr(self, name)!r}" for name in names)
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -507,7 +526,8 @@ class RNN:
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "output_dropout", "dtype", "backend")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend",
+           "leak")  # fmt: skip
 
 
 def check_config(
@@ -522,6 +542,8 @@ def check_config(
     dtype: Any,
     backend: Any,
     output_dropout: Any = 0.0,
+    noise: Any = 0.0,
+    leak: Any = None,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -539,18 +561,21 @@ def check_config(
             f"dropout is {dropout} with one layer, expected 0: it acts between two layers, "
             "output_dropout before the readout"
         )
+    leaks(leak, hidden_size, np.dtype(dtype))
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, of_outputs, dtype, backend)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend,
+              leak)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 
 def _groups(
-    count: int, state: np.ndarray | None, together: int = TOGETHER
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Which of so many sequences to run together, and their initial states, (L, B, H)."""
+    count: int, state: np.ndarray | None, noise: Noise | None, together: int = TOGETHER
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, Noise | None]]:
+    """Which of so many sequences to run together, their initial states, (L, B, H), and noise."""
     for start in range(0, max(count, 1), together):
         index = np.arange(start, min(start + together, count))
-        yield index, None if state is None else np.ascontiguousarray(state[:, index])
+        before = None if state is None else np.ascontiguousarray(state[:, index])
+        yield index, before, noise and noise.at(sequence=start)
 
 
 def _share(name: str, value: Any) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbptt import _checks
+from fastbptt._leak import Leak
+from fastbptt._noise import Noise, check_noise
 from fastbptt._uninterrupted import import_whole
 
-Activation = Literal["tanh", "relu", "identity"]
+Activation = Literal["tanh", "relu", "identity", "sigmoid", "softplus", "rectified_tanh"]
 Backend = Literal["numba", "numpy"]
 FloatDtype = Literal["float32", "float64"] | type[np.float32 | np.float64] | np.dtype[Any]
 Seed = int | np.random.Generator | None
@@ -107,12 +109,15 @@ def forward(
     *,
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
+    noise: np.ndarray | Noise | None = None,
     backend: Backend = "numba",
     out: np.ndarray | None = None,
+    v: np.ndarray | None = None,
 ) -> np.ndarray:
     """States of a recurrent layer at every step.
 
-    ``h[t] = f(x[t - 1] @ W_x + h[t - 1] @ W_h + b)`` for t = 1 … T.
+    ``h[t] = f(x[t - 1] @ W_x + h[t - 1] @ W_h + b)`` for t = 1 … T, unless it leaks.
 
     Parameters
     ----------
@@ -122,16 +127,26 @@ def forward(
         Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
         ``x.transpose(1, 0, 2)``: if its last axis is contiguous, nothing is copied.
     h0 : ndarray, (B, H), optional
-        Initial state; zero by default.
+        Initial state; zero by default.  With a leak of potentials it is that of these, and
+        ``h[0] = f(h0)``.
     lengths : array of int, (B,), optional
         Steps that count for each sequence, 0 to T.  After its last step a sequence's state stays
         as it is, so that ``h[-1]`` holds every sequence's last state.  All T by default.
-    activation : {"tanh", "relu", "identity"}, default "tanh"
-        The function f.
+    activation : str, default "tanh"
+        The function f: "tanh", "relu", "identity" (z), "sigmoid" (1 / (1 + exp(-z))), "softplus"
+        (log(1 + exp(z))) or "rectified_tanh" (max(tanh(z), 0)).
+    leak : Leak, optional
+        How slowly units follow their inputs, see :class:`fastbptt.Leak`.
+    noise : ndarray, (T, B, H), or Noise, optional
+        What is added to that which f is applied to: of the same dtype, with any strides, or drawn
+        where it is added, see :class:`fastbptt.Noise`.  :func:`backward` does not need it.
     backend : {"numba", "numpy"}, default "numba"
         Compiled kernels, or the NumPy reference.
     out : ndarray, (T + 1, B, H), optional
         Array to fill and return: C-contiguous, of the same dtype, sharing no memory with an input.
+    v : ndarray, (B, H) or (T + 1, B, H), optional
+        With a leak of potentials, an array to fill with these: the last ones, which the next piece
+        of a longer sequence takes as its h0, or all.  As `out`.
 
     Returns
     -------
@@ -162,6 +177,8 @@ def forward(
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
     run = find_backend(backend).forward
+    if leak is not None or noise is not None or v is not None:
+        return _forward_cell(run, params, x, h0, lengths, activation, leak, noise, out, v)
     cleared = out is None and h0 is None and T * B * H < FEW
     if out is not None:
         _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", (*params, x, h0, lengths))
@@ -173,6 +190,58 @@ def forward(
     return out
 
 
+def _forward_cell(
+    run: Any,
+    params: Params,
+    x: np.ndarray,
+    h0: np.ndarray | None,
+    lengths: np.ndarray | None,
+    activation: Activation,
+    leak: Leak | None,
+    noise: np.ndarray | Noise | None,
+    out: np.ndarray | None,
+    v: np.ndarray | None,
+) -> np.ndarray:
+    """:func:`forward` of a cell that leaks or is noisy."""
+    (T, B, _), H, dtype = x.shape, len(params[2]), x.dtype
+    leaking = leaks(leak, H, dtype)
+    of_potential = leaking is not None and leaking[1] == "potential"
+    inputs = (*params, x, h0, lengths)
+    if isinstance(noise, Noise):
+        check_noise(noise, T, B, H, dtype)
+    elif noise is not None:
+        if not isinstance(noise, np.ndarray):
+            raise TypeError(
+                f"noise is a {type(noise).__name__}, expected a numpy.ndarray or a fastbptt.Noise"
+            )
+        _checks.array("noise", noise, dtype, (T, B, H), "(T, B, H)")
+        inputs = (*inputs, noise)
+    if out is not None:
+        _checks.output("out", out, dtype, (T + 1, B, H), "(T + 1, B, H)", inputs)
+    if v is not None:
+        if not of_potential:
+            raise ValueError("v is given, expected None without a leak of potentials")
+        shape = (B, H) if getattr(v, "ndim", 0) == 2 else (T + 1, B, H)
+        _checks.output("v", v, dtype, shape, "(B, H) or (T + 1, B, H)", (*inputs, out))
+    if out is None:
+        out = np.empty((T + 1, B, H), dtype)
+    if of_potential and v is None:
+        v = np.empty((B, H), dtype)
+    initial = out[0] if v is None else v if v.ndim == 2 else v[0]
+    initial[...] = 0 if h0 is None else h0
+    run(params, x, out, lengths, activation, leaking, noise, v)
+    return out
+
+
+def leaks(leak: Leak | None, H: int, dtype: np.dtype) -> tuple[np.ndarray, str] | None:
+    """A leak as backends take it."""
+    if leak is None:
+        return None
+    if not isinstance(leak, Leak):
+        raise TypeError(f"leak is {leak!r}, expected a fastbptt.Leak")
+    return leak.of_units(H, dtype)
+
+
 def backward(
     params: Params,
     x: np.ndarray,
@@ -181,15 +250,17 @@ def backward(
     *,
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
     need_dx: bool = True,
     backend: Backend = "numba",
     out: tuple[Params, np.ndarray | None, np.ndarray] | None = None,
+    dv: np.ndarray | None = None,
 ) -> Gradients:
     """Gradients of a loss with respect to the weights, the inputs and the initial state.
 
     Parameters
     ----------
-    params, x, lengths, activation, backend
+    params, x, lengths, activation, leak, backend
         As given to :func:`forward`.
     h : ndarray, (T + 1, B, H)
         What :func:`forward` returned.
@@ -201,12 +272,16 @@ def backward(
     out : (Params, dx, dh0), optional
         Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
         dtype, sharing no memory with an input or each other.
+    dv : ndarray, (B, H), optional
+        With a leak of potentials, the loss's own gradient at the last ones, which the next piece of
+        a longer sequence found as that of its h0; zero by default.
 
     Returns
     -------
     Gradients
         ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` (zero past a
-        sequence's length; None with ``need_dx=False``), and of the initial state.
+        sequence's length; None with ``need_dx=False``), and of the initial state: with a leak of
+        potentials, of theirs.
 
     Raises
     ------
@@ -231,15 +306,27 @@ def backward(
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
     run = find_backend(backend).backward
+    more = ()
+    if leak is not None or dv is not None:
+        more = leaks(leak, H, dtype), dv
+        _check_dv(dv, leak, dtype, B, H)
     if out is None:
         dparams = Params(np.empty((I, H), dtype), np.empty((H, H), dtype), np.empty(H, dtype))
         dx = np.empty((T, B, I), dtype) if need_dx else None
         dh0 = np.empty((B, H), dtype)
     else:
-        inputs = (*params, x, h, dh, lengths)
+        inputs = (*params, x, h, dh, lengths, dv)
         dparams, dx, dh0 = _check_gradients(out, dtype, T, B, I, H, need_dx, inputs)
-    run(params, x, h, dh, dparams, dx, dh0, lengths, activation)
+    run(params, x, h, dh, dparams, dx, dh0, lengths, activation, *more)
     return Gradients(dparams, dx, dh0)
+
+
+def _check_dv(dv: Any, leak: Leak | None, dtype: np.dtype, B: int, H: int) -> None:
+    if dv is None:
+        return
+    if leak is None or leak.of != "potential":
+        raise ValueError("dv is given, expected None without a leak of potentials")
+    _checks.array("dv", dv, dtype, (B, H), "(B, H)")
 
 
 def readout(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastbptt import reference
+from fastbptt._noise import Noise
 
 Shape = tuple[int, int, int, int]  # T, B, I, H
 
@@ -25,7 +26,13 @@ DTYPES: tuple[str, ...] = ("float32", "float64")
 ACTIVATIONS: tuple[str, ...] = reference.ACTIVATIONS
 # None; drawn from 0 … T; all T; all 0; drawn, with every other sequence empty
 LENGTHS: tuple[str, ...] = ("none", "random", "full", "zero", "some zero")
-INPUTS: tuple[str, ...] = ("W_x", "W_h", "b", "x", "h", "dh")
+INPUTS: tuple[str, ...] = ("W_x", "W_h", "b", "x", "h", "dh", "noise")
+LEAKS: tuple[str, ...] = ("none", "rate", "potential")
+# of a leak: the same number for all units, or drawn for each
+ALPHAS: tuple[str, ...] = ("0.3", "0.01", "1", "by unit")
+# Activations that a backend may have kernels for which know neither leak nor noise.
+_PLAIN = "tanh", "relu", "identity"
+_FEW = 12  # shapes
 # A readout's inputs, each with the layer's input whose layout it takes.
 _READOUT_INPUTS = {"W_y": "W_x", "b_y": "b", "h": "x", "dy": "dh"}
 _PROPER = (
@@ -105,6 +112,14 @@ class Case(NamedTuple):
     need_dx : bool
     layouts : tuple of str
         For each of `INPUTS`, one of its `LAYOUTS`.
+    leak : str
+        One of `LEAKS`.
+    alpha : str
+        One of `ALPHAS`.
+    noise : bool
+    every_v : bool
+        Whether potentials are asked for at all steps rather than the last, and the loss has a
+        gradient at the last ones.
     """
 
     shape: Shape
@@ -114,13 +129,21 @@ class Case(NamedTuple):
     last_only: bool = False
     need_dx: bool = True
     layouts: tuple[str, ...] = ("C",) * len(INPUTS)
+    leak: str = "none"
+    alpha: str = "by unit"
+    noise: bool = False
+    every_v: bool = False
 
     def __str__(self) -> str:
         T, B, I, H = self.shape
         dh = "(B, H)" if self.last_only else "(T, B, H)"
         layouts = ", ".join(f"{n} {s}" for n, s in zip(INPUTS, self.layouts, strict=True))
+        cell = "" if self.leak == "none" else f", leak {self.leak}, alpha {self.alpha}"
+        if self.leak == "potential":
+            cell += f", v {'(T + 1, B, H)' if self.every_v else '(B, H)'}"
+        cell += ", noise" if self.noise else ""
         return (
-            f"T={T} B={B} I={I} H={H} {np.dtype(self.dtype)} {self.activation}, "
+            f"T={T} B={B} I={I} H={H} {np.dtype(self.dtype)} {self.activation}{cell}, "
             f"lengths {self.lengths}, dh {dh}, dx {'yes' if self.need_dx else 'no'}, "
             f"layouts: {layouts}"
         )
@@ -133,10 +156,10 @@ class Case(NamedTuple):
         """The same case in `dtype` on C-contiguous inputs."""
         return self._replace(dtype=dtype, layouts=("C",) * len(INPUTS))
 
-    def writable(self) -> Self:
-        """The same case with no two elements of x or dh at the same place in memory."""
+    def writable(self, names: Sequence[str] = ("x", "dh", "noise")) -> Self:
+        """The same case with no two elements of these inputs at the same place in memory."""
         layouts = (
-            "C" if name in ("x", "dh") and layout in _REPEATED else layout
+            "C" if name in names and layout in _REPEATED else layout
             for name, layout in zip(INPUTS, self.layouts, strict=True)
         )
         return self._replace(layouts=tuple(layouts))
@@ -146,25 +169,29 @@ def plan(
     dtypes: Iterable[DTypeLike] = DTYPES,
     activations: Iterable[str] = ACTIVATIONS,
     shapes: Iterable[Shape] | None = None,
+    cells: bool = True,
 ) -> Iterator[Case]:
-    """One case for every shape, dtype and activation, with other options drawn at random.
+    """Cases for every shape, dtype and activation, with other options drawn at random.
+
+    Of "tanh", "relu" and "identity" one for each shape without leak and noise; of every activation
+    one for each shape, or each third of many, with a leak and noise drawn as well.
 
     What is drawn depends only on the shape, dtype and activation.
 
     Parameters
     ----------
-    dtypes, activations, shapes
+    dtypes, activations, shapes, cells
         As for :func:`check_backend`.
 
     Yields
     ------
     Case
     """
-    shapes = awkward_shapes() if shapes is None else shapes
-    for shape in shapes:
+    shapes = awkward_shapes() if shapes is None else list(shapes)
+    for number, shape in enumerate(shapes):
         for dtype, activation in itertools.product(dtypes, activations):
             rng = random.Random(f"{shape} {np.dtype(dtype)} {activation}")
-            yield Case(
+            case = Case(
                 shape,
                 dtype,
                 activation,
@@ -173,6 +200,19 @@ def plan(
                 need_dx=rng.random() < 0.75,
                 layouts=tuple(rng.choice(LAYOUTS[name]) for name in INPUTS),
             )
+            if activation in _PLAIN or not cells:
+                yield case
+            third = (number - ACTIVATIONS.index(activation)) % 3
+            if cells and (third == 0 or len(shapes) < _FEW):
+                leak = rng.choice(LEAKS)
+                yield case.writable(INPUTS)._replace(
+                    leak=leak,
+                    alpha=rng.choice(ALPHAS),
+                    noise=rng.random() < 0.5 or (leak == "none" and activation in _PLAIN),
+                    every_v=rng.random() < 0.5,
+                    lengths=rng.choice(LENGTHS),
+                    last_only=rng.random() < 0.5,
+                )
 
 
 def check_backend(
@@ -181,18 +221,22 @@ def check_backend(
     dtypes: Iterable[DTypeLike] = DTYPES,
     activations: Iterable[str] = ACTIVATIONS,
     shapes: Iterable[Shape] | None = None,
+    cells: bool = True,
 ) -> None:
     """Check a backend against the reference.
 
     Parameters
     ----------
     module : module
-        Exports ``forward(params, x, h, lengths, activation)``, ``backward(params, x, h, dh,
-        dparams, dx, dh0, lengths, activation)``, ``readout(W_y, b_y, h, y)`` and
-        ``readout_backward(W_y, h, dy, dW_y, db_y, dh)``.
+        Exports ``forward(params, x, h, lengths, activation, leak, noise, v)``, ``backward(params,
+        x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)``, ``readout(W_y, b_y, h, y)``
+        and ``readout_backward(W_y, h, dy, dW_y, db_y, dh)``.  The arguments behind `activation`
+        are left out where there is neither leak nor noise.
     dtypes : iterable of {"float32", "float64"}
-    activations : iterable of {"tanh", "relu", "identity"}
+    activations : iterable of str, default `ACTIVATIONS`
     shapes : iterable of (T, B, I, H), default :func:`awkward_shapes`
+    cells : bool, default True
+        False leaves out leaks and noise.
 
     Raises
     ------
@@ -205,7 +249,7 @@ def check_backend(
     >>> from fastbptt import reference, testing
     >>> testing.check_backend(reference, dtypes=["float32"], shapes=[(4, 3, 2, 5)])
     """
-    for case in plan(dtypes, activations, shapes):
+    for case in plan(dtypes, activations, shapes, cells):
         check_case(module, case)
 
 
@@ -219,7 +263,9 @@ def check_case(module: Any, case: Case) -> None:
     case : Case
     """
     if case.lengths not in ("none", "full"):
-        case = case.writable()  # NaN goes into the padding of x and dh
+        case = case.writable()  # NaN goes into the padding of x, dh and noise
+    if case.leak == "rate":
+        case = case.writable(("h",))  # f(z) is found from h_t and h_{t-1}
     for check, called in ((_check_readout, f"{case}, readout"), (_check_layer, str(case))):
         try:
             with np.errstate(invalid="ignore"):  # NaN is intended
@@ -237,6 +283,7 @@ def check_batch_invariance(
     dtypes: Iterable[DTypeLike] = DTYPES,
     activations: Iterable[str] = ACTIVATIONS,
     shapes: Iterable[Shape] | None = None,
+    cells: bool = True,
 ) -> None:
     """Check that a sequence's states are the same to the bit whatever else is in the batch.
 
@@ -245,18 +292,25 @@ def check_batch_invariance(
 
     Parameters
     ----------
-    module, dtypes, activations, shapes
+    module, dtypes, activations, shapes, cells
         As for :func:`check_backend`.
     """
-    for case in plan(dtypes, activations, shapes):
+    for case in plan(dtypes, activations, shapes, cells):
         case = case.plain(case.dtype)
         data = _draw_layer(case, seed=0)
-        whole = _run_layer(module, case, data)["h"]
+        whole = _run_layer(module, case, data)
         for part in _parts(case.shape[1]):
             lengths = None if data.lengths is None else data.lengths[part].copy()
             h = np.ascontiguousarray(data.h[:, part])
-            module.forward(data[:3], data.x[:, part], h, lengths, case.activation)
-            _assert_same_bits(h, whole[:, part], f"{case}: h of sequences {part} on their own")
+            noise = None if data.noise is None else data.noise[:, part]
+            v = np.ascontiguousarray(whole["v"][..., part, :]) if "v" in whole else None
+            if v is not None:
+                (v if v.ndim == 2 else v[0])[...] = data.v0[part]
+            more = _more(data.leak(case.dtype), noise, v)
+            module.forward(data[:3], data.x[:, part], h, lengths, case.activation, *more)
+            _assert_same_bits(h, whole["h"][:, part], f"{case}: h of sequences {part} alone")
+            if v is not None:
+                _assert_same_bits(v, whole["v"][..., part, :], f"{case}: v of {part} alone")
 
         W_y, b_y, h, _ = data = _draw_readout(case, seed=0)
         whole = _run_readout(module, case, data)["y"]
@@ -387,6 +441,21 @@ def _check_layer(module: Any, case: Case) -> None:
     _check_repeat(module, case, data, _run_layer)
     _check_padding(module, case, data)
     _check_isolation(module, case.writable(), data)
+    if case.noise:
+        _check_drawn_noise(module, case.plain(case.dtype))
+
+
+def _check_drawn_noise(module: Any, case: Case) -> None:
+    """Check that noise which a backend draws is an array of what it draws, to the bit."""
+    T, B, _, H = case.shape
+    data, states = _draw_layer(case, seed=0), []
+    noise = Noise(np.linspace(0, 1, H), (1 << 63) + 11, first_step=5, first_sequence=77)
+    for given in (noise, noise.draw(T, B, H, case.dtype)):
+        h = data.h.copy()
+        more = data.leak(case.dtype), given, data.v0.copy() if case.leak == "potential" else None
+        module.forward(data[:3], data.x, h, data.lengths, case.activation, *more)
+        states.append(h)
+    _assert_same_bits(states[0], states[1], "h with noise that is drawn")
 
 
 def _check_readout(module: Any, case: Case) -> None:
@@ -445,6 +514,9 @@ def _check_padding(module: Any, case: Case, data: "_Layer") -> None:
     last = got["h"][data.lengths, np.arange(B)]
     held = np.broadcast_to(last, (T, B, H))[past]
     _assert_same_bits(got["h"][1:][past], held, "h past a sequence's length")
+    if case.leak == "potential" and case.every_v:
+        held = np.broadcast_to(got["v"][data.lengths, np.arange(B)], (T, B, H))[past]
+        _assert_same_bits(got["v"][1:][past], held, "v past a sequence's length")
     if case.need_dx:
         assert not got["dx"][past].any(), "dx past a sequence's length: expected 0"
 
@@ -455,7 +527,7 @@ def _check_padding(module: Any, case: Case, data: "_Layer") -> None:
     more = 3
     longer = _run_layer(module, case._replace(shape=(T + more, B, I, H)), _lengthen(data, more))
     for name in got:
-        tail = len(got[name]) if name in ("h", "dx") else None
+        tail = len(got[name]) if name in ("h", "dx", "v") else None
         _assert_same_bits(longer[name][:tail], got[name], f"{name} with {more} more padded steps")
 
 
@@ -466,7 +538,7 @@ def _check_isolation(module: Any, case: Case, data: "_Layer") -> None:
     if not live.any():
         return
     t, b = np.argwhere(live)[live.sum() // 2]
-    for source in ("x", "dh"):
+    for source in ("x", "dh", "noise") if case.noise else ("x", "dh"):
         index = (b, -1) if source == "dh" and case.last_only else (t, b, -1)
         _check_nan(module, case, data, _run_layer, source, index)
 
@@ -502,7 +574,15 @@ class _Layer(NamedTuple):
     x: np.ndarray
     h: np.ndarray
     dh: np.ndarray
+    noise: np.ndarray | None
     lengths: np.ndarray | None
+    v0: np.ndarray
+    dv: np.ndarray
+    alpha: np.ndarray
+    of: str
+
+    def leak(self, dtype: DTypeLike) -> tuple[np.ndarray, str] | None:
+        return None if self.of == "none" else (self.alpha.astype(dtype), self.of)
 
 
 class _Readout(NamedTuple):
@@ -518,7 +598,7 @@ def _laid(case: Case, name: str, a: np.ndarray) -> np.ndarray:
 
 
 def _draw_layer(case: Case, seed: int) -> _Layer:
-    """Draw the inputs of a layer; x and dh are NaN past a sequence's length."""
+    """Draw the inputs of a layer; x, dh and noise are NaN past a sequence's length."""
     T, B, I, H = case.shape
     rng = np.random.default_rng([seed, T, B, I, H])
     lengths = _draw_lengths(case, rng)
@@ -530,8 +610,18 @@ def _draw_layer(case: Case, seed: int) -> _Layer:
     dh = _laid(case, "dh", rng.standard_normal((B, H) if case.last_only else (T, B, H)))
     h = np.empty((T + 1, B, H), case.dtype)
     h[0] = 0.5 * rng.standard_normal((B, H))
-    reference.forward((W_x, W_h, b), x, h, lengths, case.activation)
-    return _pad(_Layer(W_x, W_h, b, x, _laid(case, "h", h), dh, lengths), np.nan)
+    v0, noise = h[0].copy(), None
+    alpha = rng.uniform(0.05, 1, H) if case.alpha == "by unit" else np.full(H, float(case.alpha))
+    if case.noise:
+        noise = _laid(case, "noise", 0.3 * rng.standard_normal((T, B, H)))
+    dv = rng.standard_normal((B, H)).astype(case.dtype)
+    drawn = _Layer(
+        W_x, W_h, b, x, h, dh, noise, lengths, v0, dv, alpha.astype(case.dtype), case.leak
+    )  # fmt: skip
+    v = v0.copy() if case.leak == "potential" else None
+    more = _more(drawn.leak(case.dtype), noise, v)
+    reference.forward((W_x, W_h, b), x, h, lengths, case.activation, *more)
+    return _pad(drawn._replace(h=_laid(case, "h", h)), np.nan)
 
 
 def _draw_readout(case: Case, seed: int) -> _Readout:
@@ -558,13 +648,17 @@ def _draw_lengths(case: Case, rng: np.random.Generator) -> np.ndarray | None:
 
 
 def _pad(data: _Layer, value: float) -> _Layer:
-    """Put a value into x and dh past each sequence's length."""
+    """Put a value into x, dh and noise past each sequence's length."""
     if data.lengths is None:
         return data
     past = (np.arange(len(data.x))[:, None] >= data.lengths)[:, :, None]
-    x = np.where(past, value, data.x).astype(data.x.dtype)
-    dh = data.dh if data.dh.ndim == 2 else np.where(past, value, data.dh).astype(data.dh.dtype)
-    return data._replace(x=x, dh=dh)
+
+    def padded(a: np.ndarray) -> np.ndarray:
+        return np.where(past, value, a).astype(a.dtype)
+
+    dh = data.dh if data.dh.ndim == 2 else padded(data.dh)
+    noise = None if data.noise is None else padded(data.noise)
+    return data._replace(x=padded(data.x), dh=dh, noise=noise)
 
 
 def _lengthen(data: _Layer, more: int) -> _Layer:
@@ -575,7 +669,20 @@ def _lengthen(data: _Layer, more: int) -> _Layer:
 
     h = np.concatenate([data.h, data.h[-1:].repeat(more, axis=0)])
     dh = data.dh if data.dh.ndim == 2 else longer(data.dh)
-    return data._replace(x=longer(data.x), h=h, dh=dh)
+    noise = None if data.noise is None else longer(data.noise)
+    return data._replace(x=longer(data.x), h=h, dh=dh, noise=noise)
+
+
+def _exact_rates(case: Case, data: _Layer) -> np.ndarray:
+    """The states that data hold, in a wider type and as exactly as there.
+
+    Whether f(z_t) was 0 shows in h_t being (1 - alpha) h_{t-1}, rounded: so it is that, unrounded.
+    """
+    h, keep = data.h.astype(case.dtype), 1 - data.alpha.astype(case.dtype)
+    for t in range(1, len(h)):
+        decayed = data.h[t] == (1 - data.alpha) * data.h[t - 1]
+        h[t] = np.where(decayed, keep * h[t - 1], h[t])
+    return h
 
 
 # Memory
@@ -638,6 +745,13 @@ def _place(a: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
 # Calls
 
 
+def _more(
+    leak: tuple[np.ndarray, str] | None, noise: np.ndarray | None, v: np.ndarray | None
+) -> tuple[Any, ...]:
+    """What a forward is given behind `activation`."""
+    return () if leak is None and noise is None else (leak, noise, v)
+
+
 @contextlib.contextmanager
 def _watched(
     dtype: DTypeLike,
@@ -663,21 +777,37 @@ def _watched(
 def _run_layer(module: Any, case: Case, data: _Layer) -> dict[str, np.ndarray]:
     """Call forward and backward on inputs laid out as the case says; return results by name."""
     T, B, I, H = case.shape
-    inputs = {name: (getattr(data, name).astype(case.dtype), case.layout(name)) for name in INPUTS}
+    given = {name: getattr(data, name) for name in INPUTS if getattr(data, name) is not None}
+    if data.of == "rate" and data.h.dtype != case.dtype:
+        given["h"] = _exact_rates(case, data)
+    inputs = {name: (a.astype(case.dtype), case.layout(name)) for name, a in given.items()}
     if data.lengths is not None:
         inputs["lengths"] = data.lengths, "C"
+    if data.of == "potential" and case.every_v:
+        inputs["dv"] = data.dv.astype(case.dtype), "gaps"
     shapes = {"h": (T + 1, B, H), "dW_x": (I, H), "dW_h": (H, H), "db": (H,), "dh0": (B, H)}
     if case.need_dx:
         shapes["dx"] = T, B, I
+    if data.of == "potential":
+        shapes["v"] = (T + 1, B, H) if case.every_v else (B, H)
     with _watched(case.dtype, inputs, shapes) as (placed, results):
         params, x = (placed["W_x"], placed["W_h"], placed["b"]), placed["x"]
         dparams = results["dW_x"], results["dW_h"], results["db"]
         dx, dh0 = results.get("dx"), results["dh0"]
         rest = placed.get("lengths"), case.activation
-        results["h"][0] = data.h[0]
-        module.forward(params, x, results["h"], *rest)
-        module.backward(params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest)
-    _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
+        leak, v = data.leak(case.dtype), results.get("v")
+        if v is not None:
+            (v[0] if case.every_v else v)[...] = data.v0
+        else:
+            results["h"][0] = data.h[0]
+        more = _more(leak, placed.get("noise"), v)
+        module.forward(params, x, results["h"], *rest, *more)
+        backward = params, x, placed["h"], placed["dh"], dparams, dx, dh0, *rest
+        module.backward(*backward, *(() if leak is None else (leak, placed.get("dv"))))
+    if data.of != "potential":
+        _assert_same_bits(results["h"][0], data.h[0].astype(case.dtype), "h[0], the initial state")
+    elif case.every_v:
+        _assert_same_bits(results["v"][0], data.v0.astype(case.dtype), "v[0], the initial state")
     return results
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import reprlib
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,7 @@ from fastbptt._network import Network, Weights
 from fastbptt._notice import tell_once
 from fastbptt._penalties import coefficients, frozen_names, penalize
 from fastbptt._shares import Ranks, cut
+from fastbptt._sources import Source, is_source
 from fastbptt._stack import States
 from fastbptt._weights import Data, Extent, Minibatch, times_class_weight
 from fastbptt.losses import attribute
@@ -99,8 +101,8 @@ class Generators(NamedTuple):
 @with_our_names
 def fit(
     model: RNN,
-    x: npt.ArrayLike,
-    y: npt.ArrayLike,
+    x: npt.ArrayLike | Callable[[int], Any] | Iterable[Any],
+    y: npt.ArrayLike | None = None,
     *,
     lengths: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
@@ -109,6 +111,8 @@ def fit(
     optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
     epochs: int = 100,
     batch_size: int = 32,
+    steps_per_epoch: int | None = None,
+    time_major: bool | None = None,
     clip_norm: float | None = None,
     l1: float | Mapping[str, float] = 0.0,
     l2: float | Mapping[str, float] = 0.0,
@@ -133,7 +137,10 @@ def fit(
     model : RNN
         Its weights change in place.
     x, y, lengths
-        As for :meth:`fastbptt.RNN.evaluate`.
+        As for :meth:`fastbptt.RNN.evaluate`.  Or, in place of x alone, minibatches without end: a
+        function of the step's number, from 0, or an iterable, of ``(inputs, targets)`` or
+        ``(inputs, targets, weights)``, which are as x, y and sample_weight.  PyTorch's
+        ``DataLoader`` and NeuroGym's ``Dataset`` are such iterables; what ends begins again.
     sample_weight : array_like or list of array_like, optional
         What each sequence counts, (N,); for output "all" also each step, (N, T) or a list of
         (T_i,); for targets with the axis O also each element, with that axis.  At least 0; what has
@@ -141,7 +148,7 @@ def fit(
         of `truncate`, is divided by the sum of its own weights, that of an epoch by the sum of all.
     class_weight : mapping, array_like, (O,), or "balanced", optional
         What each class counts in training, times `sample_weight`: for integer classes, or for
-        targets 0 and 1 with O = 1.  A mapping's missing classes count 1; "balanced" is
+        targets 0 and 1 with O = 1.  A mapping's missing classes count 1; "balanced", for arrays, is
         ``sum(counts) / (classes that occur * counts)`` with the sum of the weights of each class as
         counts, as in scikit-learn.
     loss : str or callable, default "mse"
@@ -156,7 +163,12 @@ def fit(
     epochs : int, default 100
         Passes over the data, in a new random order each.
     batch_size : int, default 32
-        Sequences in a minibatch.
+        Sequences in a minibatch of arrays.
+    steps_per_epoch : int, optional
+        Minibatches without end that make an epoch; the length of an iterable that has one.
+    time_major : bool, optional
+        Whether minibatches without end are (T, B, ...) in place of (B, T, ...).  By default only
+        those of an iterable with an attribute `batch_first` that is false, as NeuroGym's has.
     clip_norm : float, optional
         Largest norm of the gradient of all weights together; a longer one is scaled to it (Pascanu,
         Mikolov and Bengio 2013).
@@ -190,13 +202,15 @@ def fit(
     progress : bool, default True
         Show a progress bar, if tqdm is installed (the extra "progress").
     seed : None, int, numpy.random.Generator or Generators, optional
-        Two generators are spawned from it, one for the order of sequences and one for dropout.  The
-        same seed gives the same bits, for any number of threads, with the backend "numba"; a
-        Generator spawns others each time it is given.  A run's own :class:`Generators` are drawn
-        from as they are, so that training goes on as if it had not ended.
+        Two generators are spawned from it, one for the order of sequences and one for dropout and
+        the noise's seeds.  The same seed gives the same bits, for any number of threads, with the
+        backend "numba"; a Generator spawns others each time it is given.  A run's own
+        :class:`Generators` are drawn from as they are, so that training goes on as if it had not
+        ended.
     checkpoint : path-like, optional
         File to write at the start and after every epoch.  If it exists, training goes on from
-        there, to the same bits as without the interruption, and `seed` is not used.
+        there, to the same bits as without the interruption, and `seed` is not used.  Of iterables,
+        which cannot be asked for a step's minibatch, it goes on with others; a warning says so.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
         With `comm` it is called on every rank, and may change model and optimizer alike on all; or
@@ -285,6 +299,16 @@ def fit(
     ...     seed=0,
     ... )
 
+    Trials without end, a new minibatch for every step:
+
+    >>> def trials(step):
+    ...     return fastbptt.tasks.perceptual_decision(64, seed=[0, step], dt=100)[:3]
+    >>> model = fastbptt.RNN(3, 16, 3, output="all", noise=0.1, seed=0)
+    >>> history = fastbptt.fit(
+    ...     model, trials, steps_per_epoch=20, epochs=3, loss="cross_entropy", progress=False,
+    ...     seed=0,
+    ... )
+
     A history is shown as a table:
 
     >>> fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
@@ -299,15 +323,25 @@ def fit(
     with Ranks(comm) as ranks:
         run = Run(
             model, x, y, lengths=lengths, sample_weight=sample_weight, class_weight=class_weight,
-            loss=loss, optimizer=optimizer, batch_size=batch_size, clip_norm=clip_norm, l1=l1,
-            l2=l2, activity_l2=activity_l2, frozen=frozen, truncate=truncate, memory=memory,
-            validation=validation, validation_split=validation_split, patience=patience, seed=seed,
-            shares=shares, ranks=ranks,
+            loss=loss, optimizer=optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch,
+            time_major=time_major, clip_norm=clip_norm, l1=l1, l2=l2, activity_l2=activity_l2,
+            frozen=frozen, truncate=truncate, memory=memory, validation=validation,
+            validation_split=validation_split, patience=patience, seed=seed, shares=shares,
+            ranks=ranks,
         )  # fmt: skip
         epochs = _checks.integer("epochs", epochs, 0)
         before = model.network.vector.copy()
         given = {"callback": callback is not None, "checkpoint": checkpoint is not None}
         ranks.check_same(lambda: {**model.config(), **run.settings, "epochs": epochs, **given})
+        by_step = run.source is None or run.source.by_step
+        if checkpoint is not None and not by_step and ranks.rank == 0:
+            warnings.warn(
+                "x is an iterable: training goes on from the checkpoint with other minibatches, "
+                "not to the same bits as without an interruption; a function of the step's number "
+                "would",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         if checkpoint is not None:
             ranks.first(lambda: run.begin(checkpoint))
         run.take_over()
@@ -348,7 +382,7 @@ class Piece:
     index : ndarray of int
         Its sequences.
     rng : numpy.random.Generator
-        Of dropout.
+        Of dropout and noise.
     state : sequence of ndarray, (B, H), or None
         States of each layer before the next window of time; zero at first.
     """
@@ -379,8 +413,10 @@ class Run:
     """
 
     model: RNN
-    data: Data  # what is trained on
+    data: Data | None  # what is trained on, if it is arrays
     sequences: int  # how many
+    source: Source | None  # what makes minibatches, if it is not
+    class_weight: Any
     loss: Criterion
     optimizer: SGD | RMSprop | Adam
     batch_size: int
@@ -406,8 +442,8 @@ class Run:
     def __init__(
         self,
         model: RNN,
-        x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        x: npt.ArrayLike | Callable[[int], Any] | Iterable[Any],
+        y: npt.ArrayLike | None = None,
         *,
         lengths: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
@@ -415,6 +451,8 @@ class Run:
         loss: str | Callable[..., Any] = "mse",
         optimizer: OptimizerName | SGD | RMSprop | Adam = "adam",
         batch_size: int = 32,
+        steps_per_epoch: int | None = None,
+        time_major: bool | None = None,
         clip_norm: float | None = None,
         l1: float | Mapping[str, float] = 0.0,
         l2: float | Mapping[str, float] = 0.0,
@@ -436,7 +474,7 @@ class Run:
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.ranks = Ranks() if ranks is None else ranks
         self.shares = self.ranks.pieces(shares)
-        if self.shares is not None and self.shares > self.batch_size:
+        if self.shares is not None and self.shares > self.batch_size and not is_source(x):
             raise ValueError(
                 f"shares is {self.shares}, expected at most {self.batch_size}: batch_size"
             )
@@ -455,17 +493,30 @@ class Run:
         self.l1, self.l2 = coefficients("l1", l1, names), coefficients("l2", l2, names)
         self.activity_l2 = _checks.number("activity_l2", activity_l2)
         self.frozen = frozen_names(frozen, names)
-        data = model.read(x, y, lengths, criterion, sample_weight)
+        self.class_weight = class_weight
+        self.data, self.sequences, self.source = None, 0, None
+        if is_source(x):
+            given = {"y": y, "lengths": lengths, "sample_weight": sample_weight}
+            _check_none(given | {"validation_split": validation_split or None}, "x is a source")
+            if isinstance(class_weight, str):
+                raise ValueError(
+                    f"class_weight is {class_weight!r}, expected weights: no minibatch has all data"
+                )
+            self.source = Source(x, steps_per_epoch, time_major)
+        else:
+            given = {"steps_per_epoch": steps_per_epoch, "time_major": time_major}
+            _check_none(given, "x is no source")
+            if y is None:
+                raise TypeError("y is None, expected targets")
+            self.data = model.read(x, y, lengths, criterion, sample_weight)
         self.validation = None if validation is None else _held_out(model, criterion, validation)
-        if validation_split:
+        if validation_split and self.data is not None:
             if validation is not None:
                 raise ValueError("validation_split is given with validation, expected one of them")
-            data, self.validation = _split(data, validation_split)
-        if class_weight is not None:
-            data = times_class_weight(class_weight, data, model.output_size, criterion)
-        self.data, self.sequences = data, len(data.x)
-        if self.sequences == 0:
-            raise ValueError("x holds no sequence, expected at least one")
+            self.data, self.validation = _split(self.data, validation_split)
+        if self.data is not None:
+            self.data = self._weighted(self.data)
+            self.sequences = len(self.data.x)
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
@@ -477,21 +528,21 @@ class Run:
             "activity_l2": self.activity_l2 or None, "frozen": self.frozen or None,
             "batch_size": self.batch_size, "clip_norm": clip_norm, "truncate": self.truncate,
             "memory": memory, "patience": self.patience, "optimizer": type(optimizer).__name__,
-            **optimizer.settings(), "sequences": self.sequences,
+            **optimizer.settings(), "sequences": self.sequences or None,
+            "steps_per_epoch": None if self.source is None else self.source.steps,
             "validation": None if self.validation is None else len(self.validation.x),
             "shares": self.shares,
         }  # fmt: skip
 
     def epoch(self, bar: Any = None) -> None:
         """Pass over the data once, validate, and enter both losses into the history."""
-        started, history, data = time.perf_counter(), self.history, self.data
-        mean, order = Mean(self.loss), self.generators.order.permutation(self.sequences)
-        for batch, start in enumerate(range(0, self.sequences, self.batch_size), start=1):
-            index, self.batch = order[start : start + self.batch_size], batch
+        started, history, mean = time.perf_counter(), self.history, Mean(self.loss)
+        for batch, (data, index) in enumerate(self._minibatches(), start=1):
+            self.batch = batch
             for value, weight in self.steps(data, index):
                 mean.add(value, weight)
             if bar is not None:
-                bar.update(len(index))
+                bar.update(len(index) if self.source is None else 1)
         epoch = len(history.loss) + 1
         if not math.isfinite(mean.value):  # where none of those that it is the mean of is
             self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
@@ -516,6 +567,34 @@ class Run:
             T = max(int(data.x.lengths[index].max()), 1)
         for first in range(0, T, self.truncate or 1):
             yield self.step(data, index, pieces, first)
+
+    def _minibatches(self) -> Iterator[tuple[Data, np.ndarray]]:
+        """Those of the epoch that is next: data, and which of the sequences."""
+        if self.source is not None:
+            first = len(self.history.loss) * self.source.steps
+            for step in range(first, first + self.source.steps):
+                yield self._minibatch(self.source, step)
+        elif self.data is not None:
+            order = self.generators.order.permutation(self.sequences)
+            for start in range(0, len(order), self.batch_size):
+                yield self.data, order[start : start + self.batch_size]
+
+    def _minibatch(self, source: Source, step: int) -> tuple[Data, np.ndarray]:
+        """A source's minibatch of a step, checked and converted."""
+        x, y, weight = source.minibatch(step, self.model.output == "all")
+        try:
+            data = self._weighted(self.model.read(x, y, None, self.loss, weight))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"minibatch of step {step}: {error}") from error
+        return data, np.arange(len(data.x))
+
+    def _weighted(self, data: Data) -> Data:
+        """A data set or a minibatch, times the weights of the classes."""
+        if len(data.x) == 0:
+            raise ValueError("x holds no sequence, expected at least one")
+        if self.class_weight is None:
+            return data
+        return times_class_weight(self.class_weight, data, self.model.output_size, self.loss)
 
     def step(
         self, data: Data, index: np.ndarray, pieces: Mapping[int, Piece], first: int = 0
@@ -716,6 +795,12 @@ class Run:
         self.good[...] = self.model.network.vector[...] = vector
 
 
+def _check_none(given: dict[str, Any], why: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is given, expected None: {why}")
+
+
 def _generators(found: Any) -> Generators:
     """The generators in a file."""
     if not isinstance(found, dict) or found.keys() != set(Generators._fields):
@@ -777,7 +862,8 @@ def _last_steps(
         return minibatch, None
     ends = np.full(B, T) if lengths is None else lengths
     skipped = np.maximum(ends - count, 0)
-    _, state = network.run(x[: skipped.max()], skipped, rng=rng)
+    noise = network.draw_noise(rng)
+    _, state = network.run(x[: skipped.max()], skipped, rng=rng, noise=noise)
     t = np.minimum(np.arange(count)[:, np.newaxis] + skipped, T - 1)
     piece = minibatch._replace(x=x[t, np.arange(B)], lengths=np.minimum(ends, count))
     return piece, state
@@ -835,8 +921,11 @@ def _bar(run: Run, epochs: int, wanted: bool) -> contextlib.AbstractContextManag
     if wanted:
         try:
             tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
-            done, total = len(run.history.loss) * run.sequences, epochs * run.sequences
-            return tqdm(initial=done, total=total, unit="sequence")
+            size, unit = run.sequences, "sequence"
+            if run.source is not None:
+                size, unit = run.source.steps, "minibatch"
+            done = len(run.history.loss) * size
+            return tqdm(initial=done, total=epochs * size, unit=unit)
         except MissingExtraError as error:
             tell_once(f"fastbptt: {error}")
     return contextlib.nullcontext()

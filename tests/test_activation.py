@@ -7,7 +7,21 @@ import numpy as np
 import pytest
 from numba import njit
 
-from fastbptt.kernels._activation import CODES, ONE_FROM, SMALL, activate, slope
+from fastbptt import reference
+from fastbptt.kernels._activation import (
+    CODES,
+    LARGE,
+    ONE_FROM,
+    PLAIN,
+    SLOPE_ONE_FROM,
+    SMALL,
+    ZERO_FROM,
+    activate,
+    activate_any,
+    slope,
+    slope_any,
+    slope_of_rate,
+)
 from fastbptt.kernels._simd import LANES, load_first, offset, pointer, store_first
 
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -192,3 +206,174 @@ def test_slopes(dtype):
 @FLOATS
 def test_slope_of_tanh_keeps_nan(dtype):
     assert np.isnan(run(apply_slope, np.array([np.nan], dtype), "tanh")).all()
+
+
+# Those of cells that are not plain
+
+NEW = pytest.mark.parametrize("name", ["sigmoid", "softplus", "rectified_tanh"])
+
+
+@njit(nogil=True)
+def apply_any(out, values, code):
+    """out = f(values) by the worker of all cells."""
+    o, p = pointer(out), pointer(values)
+    for i in range(0, len(values), LANES(p)):
+        n = len(values) - i
+        store_first(offset(o, i), activate_any(load_first(offset(p, i), n), code), n)
+
+
+@njit(nogil=True)
+def apply_slope_any(out, values, code):
+    o, p = pointer(out), pointer(values)
+    for i in range(0, len(values), LANES(p)):
+        n = len(values) - i
+        store_first(offset(o, i), slope_any(load_first(offset(p, i), n), code), n)
+
+
+@njit(nogil=True)
+def apply_slope_of_rate(out, h, before, kept, alpha, code):
+    o, p = pointer(out), pointer(h)
+    for i in range(0, len(h), LANES(p)):
+        n = len(h) - i
+        a, b = load_first(offset(p, i), n), load_first(offset(pointer(before), i), n)
+        c, d = (load_first(offset(pointer(kept), i), n), load_first(offset(pointer(alpha), i), n))
+        store_first(offset(o, i), slope_of_rate(a, b, c, d, code), n)
+
+
+def exact(name, z):
+    """f(z) from functions of the C library, in the type of z."""
+    with np.errstate(over="ignore"):
+        if name == "sigmoid":
+            return np.where(z < 0, np.exp(z) / (1 + np.exp(z)), 1 / (1 + np.exp(-z)))
+        if name == "softplus":
+            return np.where(z < 0, np.log1p(np.exp(z)), z + np.log1p(np.exp(-z)))
+        return np.where(z > 0, np.tanh(z), 0)
+
+
+def new_branch_points():
+    """Where formulas change: near and far, another power of two, clamps."""
+    powers = (2 * np.arange(0, 120) + 1) * np.log(2) / 2
+    ends = *ZERO_FROM.values(), *SLOPE_ONE_FROM.values(), *(np.log(2) * n for n in LARGE.values())
+    return np.concatenate([branch_points()[:, 0], [1, 2 * SMALL, *ends], powers])[:, None]
+
+
+def samples(dtype):
+    """Of all sizes, both signs; more where the functions bend; those where formulas change."""
+    rng, dense = np.random.default_rng(1), (200_000,)
+    values = [
+        rng.uniform(-3, 3, dense), rng.uniform(-110, 20, dense), rng.uniform(-760, -690, dense)
+    ]  # fmt: skip
+    points = consecutive(new_branch_points(), dtype, 200).ravel()
+    each = np.concatenate([*values, *(v.astype("d") for v in (points, -points))]).astype(dtype)
+    return np.concatenate([each, stratified(dtype)[::3]])
+
+
+def widest(dtype):
+    wider = WIDER[dtype]
+    if np.finfo(wider).nmant == np.finfo(dtype).nmant:
+        pytest.skip("no type wider than float64 here")
+    return wider
+
+
+@FLOATS
+@NEW
+def test_others_are_within_two_units_of_the_last_place(name, dtype):
+    wider = widest(dtype)
+    values = samples(dtype)
+    got = run(apply_any, values, name)
+    error = ulps(got, exact(name, values.astype(wider)))
+    worst = np.argmax(error)
+    assert error[worst] <= ULPS, f"{name}({values[worst]!r}) = {got[worst]!r}: {error[worst]} ULP"
+
+
+@FLOATS
+@NEW
+def test_others_never_descend(name, dtype):
+    values = np.sort(samples(dtype))
+    assert (np.diff(run(apply_any, values, name)) >= 0).all()
+    for sign in (1, -1):
+        rows = sign * consecutive(new_branch_points(), dtype, 500)
+        got = run(apply_any, rows.ravel(), name).reshape(rows.shape)
+        assert (sign * np.diff(got, axis=1) >= 0).all()
+
+
+@pytest.mark.slow
+@NEW
+def test_others_of_every_float32(name):
+    """From the least to the largest: each within 2 ULP, and none below the one before."""
+    size, before = 1 << 23, 0.0
+    for first in [*range((1 << 32) - size, (1 << 31) - 1, -size), *range(0, 1 << 31, size)]:
+        values = np.arange(first, first + size, dtype=np.uint32).view(np.float32)
+        values = values[::-1] if first >= 1 << 31 else values
+        got, nan = run(apply_any, np.ascontiguousarray(values), name), np.isnan(values)
+        np.testing.assert_array_equal(np.isnan(got), nan)
+        values, got = values[~nan], got[~nan]
+        error = ulps(got, exact(name, values.astype(np.float64)))
+        error = error[np.isfinite(values)]
+        assert error.max(initial=0) <= ULPS, values[np.argmax(error)]
+        assert (np.diff(got, prepend=np.float32(before)) >= 0).all()
+        before = got.max(initial=before)
+
+
+@FLOATS
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sigmoid", [1, 0, 1, 0, np.nan, np.nan, 0.5, 0.5]),
+        ("softplus", [np.inf, 0, "max", 0, np.nan, np.nan, "ln 2", "ln 2"]),
+        ("rectified_tanh", [1, 0, 1, 0, np.nan, np.nan, 0, 0]),
+    ],
+)
+def test_others_of_infinity_nan_and_zero(name, expected, dtype):
+    info = np.finfo(dtype)
+    values = np.array([np.inf, -np.inf, info.max, info.min, np.nan, -np.nan, 0.0, -0.0], dtype)
+    words = {"max": info.max, "ln 2": dtype(np.log(2))}
+    expected = np.array([words.get(e, e) if isinstance(e, str) else e for e in expected], dtype)
+    np.testing.assert_array_equal(run(apply_any, values, name), expected)
+
+
+@FLOATS
+def test_the_other_worker_knows_the_plain_ones_too(dtype):
+    values = samples(dtype)
+    for name in PLAIN:
+        got, expected = run(apply_any, values, name), run(apply, values, name)
+        np.testing.assert_array_equal(bits(got), bits(expected))
+        got, expected = run(apply_slope_any, values, name), run(apply_slope, values, name)
+        np.testing.assert_array_equal(bits(got), bits(expected))
+
+
+@FLOATS
+def test_slopes_of_the_others(dtype):
+    one = dtype(1)
+    h = np.concatenate([np.linspace(0, 1, 101), [np.finfo(dtype).smallest_subnormal]]).astype(dtype)
+    np.testing.assert_array_equal(run(apply_slope_any, h, "sigmoid"), h * (one - h))
+    got = run(apply_slope_any, h, "rectified_tanh")
+    np.testing.assert_array_equal(got, np.where(h > 0, (one - h) * (one + h), 0))
+    wider = widest(dtype)
+    h = np.abs(samples(dtype))
+    h = h[h < 1e30]
+    error = ulps(run(apply_slope_any, h, "softplus"), -np.expm1(-h.astype(wider)))
+    assert error.max() <= ULPS
+    ends = np.array([np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(run(apply_slope_any, ends, "softplus"), [1, np.nan])
+
+
+@FLOATS
+@pytest.mark.parametrize("name", CODES)
+def test_slopes_at_rates_are_those_at_what_is_recovered(name, dtype):
+    """As the reference has them, and within the bounds of each f."""
+    rng = np.random.default_rng(0)
+    n = 999
+    alpha = rng.uniform(0.01, 1, n).astype(dtype)
+    before, h = (rng.uniform(-1.2, 1.2, n).astype(dtype) for _ in range(2))
+    kept = (1 - alpha) * before
+    h[::7] = kept[::7]
+    h[1::7] = np.nextafter(kept[1::7], dtype(9))
+    h[5] = np.nan
+    _, df, low, high = reference._FUNCTIONS[name]
+    expected = df(reference._recovered(h, before, alpha, low, high))
+    got = np.empty_like(h)
+    apply_slope_of_rate(got, h, before, kept, alpha, CODES[name])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=50 * np.finfo(dtype).eps)
+    if name in ("relu", "rectified_tanh"):
+        np.testing.assert_array_equal(got > 0, (h > kept) & (expected > 0))

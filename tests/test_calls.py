@@ -17,6 +17,10 @@ from fastbptt.kernels._blocking import plan_backward, plan_forward
 from fastbptt.kernels._calls import (
     BackwardCall,
     BackwardTask,
+    CellBackwardCall,
+    CellBackwardTask,
+    CellForwardCall,
+    CellForwardTask,
     ForwardCall,
     ForwardTask,
     numba_type,
@@ -25,23 +29,27 @@ from fastbptt.kernels._calls import (
 
 
 @pytest.mark.parametrize(
-    ("function", "call"),
-    [(_drivers._run_forward, ForwardCall), (_drivers._run_backward, BackwardCall)],
+    ("function", "calls"),
+    [
+        (_drivers._run_forward, [ForwardCall, CellForwardCall]),
+        (_drivers._run_backward, [BackwardCall, CellBackwardCall]),
+    ],
 )
-def test_entry_points_are_given_the_fields_in_their_order(function, call):
+def test_entry_points_are_given_the_fields_in_their_order(function, calls):
     """A tuple stands there for the sake of speed: its variables have the names of the fields."""
     tree = ast.parse(inspect.getsource(function))
-    (given,) = [
+    found = [
         node.args[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run"
     ]
-    assert isinstance(given, ast.Tuple)
-    assert tuple(ast.unparse(name) for name in given.elts) == call._fields
+    for given, call in zip(found, calls, strict=True):
+        assert isinstance(given, ast.Tuple)
+        assert tuple(ast.unparse(name) for name in given.elts) == call._fields
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
-@pytest.mark.parametrize("task", [ForwardTask, BackwardTask])
+@pytest.mark.parametrize("task", [ForwardTask, BackwardTask, CellForwardTask, CellBackwardTask])
 def test_a_task_fits_its_words(task, dtype):
     plan = plan_forward(1, 1, 1, 1, 4, 1)
     kind = numba_type(task, numba.from_dtype(dtype), numba.typeof(plan).dtype)
@@ -56,7 +64,9 @@ def test_regions_lie_side_by_side_on_cache_lines(shape, itemsize):
     T, B, I, H = shape
     for plan in (
         plan_forward(B, I, H, H, itemsize, 3),
+        plan_forward(B, I, H, H, itemsize, 3, True, True),
         plan_backward(T, B, I, H, H, itemsize, False, 3, True),
+        plan_backward(T, B, I, H, H, itemsize, False, 3, True, True),
     ):
         names = [name for name in plan.dtype.names if name.endswith("_at")]
         begins = [int(plan[name][0]) for name in names]

@@ -10,7 +10,7 @@ import pytest
 from measure import central_differences, peak
 
 import fastbptt
-from fastbptt import backward_checkpointed, checkpointed, forward_checkpointed, rnn
+from fastbptt import Leak, backward_checkpointed, checkpointed, forward_checkpointed, rnn
 from fastbptt._stack import Stack
 from fastbptt.checkpointed import (
     Checkpoints,
@@ -163,14 +163,34 @@ def test_lengths_of_any_integer(dtype):
     assert_close(gradients, fastbptt.backward(params, x, expected, dh, lengths=lengths), 1e-12)
 
 
+@pytest.mark.parametrize("T", [0, 1, 7, 30])
+@pytest.mark.parametrize("of", ["rate", "potential"])
+@pytest.mark.parametrize("last_only", [False, True], ids=["every step", "last step"])
+def test_leaky_units(last_only, of, T):
+    params, x, h0 = draw(T)
+    leak = Leak(np.random.default_rng(0).uniform(0.1, 1, H), of)
+    for lengths in draw_lengths(T):
+        options: Any = {"lengths": lengths, "leak": leak, "activation": "softplus"}
+        v = np.empty((T + 1, B, H))
+        h = fastbptt.forward(params, x, h0, v=v if of == "potential" else None, **options)
+        dh = np.random.default_rng(1).standard_normal((B, H) if last_only else (T, B, H))
+        expected = fastbptt.backward(params, x, h, dh, **options)
+        got = forward_checkpointed(params, x, h0, **options)
+        carried = v if of == "potential" else h
+        np.testing.assert_array_equal(got.h[:-1], carried[: max(T, 1) : got.steps])
+        np.testing.assert_array_equal(got.h[-1], carried[-1])
+        assert_close(backward_checkpointed(params, x, got, dh, **options), expected, 1e-12)
+
+
 @pytest.mark.parametrize("T", [0, 1, 7])
 @pytest.mark.parametrize("with_dropout", [False, True])
 @pytest.mark.parametrize("ends", ["outputs", "last", "both"])
-def test_a_stack_of_layers(ends, with_dropout, T):
+@pytest.mark.parametrize("leak", [None, Leak(0.4), Leak(0.4, "potential")], ids=str)
+def test_a_stack_of_layers(leak, ends, with_dropout, T):
     """In windows a stack gives what it gives at once; the generator ends in the same state."""
     params, x, _ = draw(T)
     layers = [params, fastbptt.init_params(H, H, dtype="float64", seed=2)]
-    stack, rng = Stack(layers, dropout=0.4), np.random.default_rng(2)
+    stack, rng = Stack(layers, dropout=0.4, leak=leak), np.random.default_rng(2)
     h0, dlast, dh = (rng.standard_normal(shape) for shape in ((2, B, H), (2, B, H), (T, B, H)))
     generators = [np.random.default_rng(3) if with_dropout else None for _ in range(2)]
     for lengths in draw_lengths(T):
@@ -266,7 +286,7 @@ def test_windows():
         ("lengths", [True] * 4, TypeError, "lengths has dtype bool, expected integers"),
         ("lengths", [7.0] * 4, TypeError, "lengths has dtype float64, expected integers"),
         ("lengths", [[7], [0, 3], [], []], ValueError, "lengths is ragged"),
-        ("activation", "sigmoid", ValueError, "activation is 'sigmoid', expected one of 'tanh'"),
+        ("activation", "elu", ValueError, "activation is 'elu', expected one of 'tanh'"),
         ("backend", "torch", ValueError, "backend is 'torch', expected one of 'numba'"),
         ("dh", None, TypeError, "dh is a NoneType, expected a numpy.ndarray"),
         ("dh", np.zeros((B, H)).tolist(), TypeError, "dh is a list, expected a numpy.ndarray"),

@@ -41,13 +41,20 @@ class FrontDoor:
     """The public functions as a backend."""
 
     @staticmethod
-    def forward(params, x, h, lengths, activation):
-        h[...] = fastbptt.forward(params, x, h[0], lengths=lengths, activation=activation)
+    def forward(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+        options = {"lengths": lengths, "activation": activation, "noise": noise}
+        leak = leak and fastbptt.Leak(*leak)
+        if v is None:
+            h[...] = fastbptt.forward(params, x, h[0], leak=leak, **options)
+        else:
+            v0 = (v if v.ndim == 2 else v[0]).copy()
+            h[...] = fastbptt.forward(params, x, v0, leak=leak, v=v, **options)
 
     @staticmethod
-    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation):
+    def backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None):
+        leak = leak and fastbptt.Leak(*leak)
         options = {"lengths": lengths, "activation": activation, "need_dx": dx is not None}
-        got = fastbptt.backward(params, x, h, dh, **options)
+        got = fastbptt.backward(params, x, h, dh, leak=leak, dv=dv, **options)
         for out, a in zip((*dparams, dh0), (*got.params, got.h0), strict=True):
             out[...] = a
         if dx is not None:
@@ -73,6 +80,10 @@ class FrontDoor:
     last_only=st.booleans(),
     need_dx=st.booleans(),
     layouts=st.tuples(*(st.sampled_from(testing.LAYOUTS[name]) for name in testing.INPUTS)),
+    leak=st.sampled_from(testing.LEAKS),
+    alpha=st.sampled_from(testing.ALPHAS),
+    noise=st.booleans(),
+    every_v=st.booleans(),
 )
 @settings(max_examples=100)
 def test_drawn_cases_through_the_front_door(**options):
@@ -104,12 +115,21 @@ FUNCTIONS = "forward", "backward", "readout", "readout_backward"
 WHOLE = {name: getattr(reference, name) for name in FUNCTIONS}
 
 
+def needed(function):
+    """How many arguments a function must be given."""
+    found = inspect.signature(function).parameters.values()
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in found)
+
+
 def fault(finding):
-    """Register a faulty function of a backend; the number of its arguments tells which one."""
-    names = {len(inspect.signature(f).parameters): name for name, f in WHOLE.items()}
+    """Register a faulty function of a backend; the number of its arguments tells which one.
+
+    One that takes no more than it must is given no leak and no noise.
+    """
+    names = {needed(f): name for name, f in WHOLE.items()}
 
     def register(function):
-        name = names[len(inspect.signature(function).parameters)]
+        name = names[needed(function)]
         FAULTS.append(pytest.param({name: function}, finding, id=function.__name__))
         return function
 
@@ -300,6 +320,74 @@ def a_nan_spreads_in_dW_x(params, x, h, dh, dparams, dx, dh0, lengths, activatio
         dparams[0][...] += 0 * x.sum()
 
 
+# Faults of cells that leak or are noisy.
+
+
+@fault("h: error")
+def leak_forgotten(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    if v is None:
+        leak = None
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
+
+
+@fault("h: error")
+def noise_forgotten(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    reference.forward(params, x, h, lengths, activation, leak, None, v)
+
+
+@fault("error")
+def leak_of_the_other_form(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    if v is not None:
+        h[0], leak = v if v.ndim == 2 else v[0], (leak[0], "rate")
+    reference.forward(params, x, h, lengths, activation, leak, noise, None)
+
+
+@fault("v: error")
+def last_potentials_not_written(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    reference.forward(params, x, h, lengths, activation, leak, noise, None if v is None else v + 0)
+
+
+@fault("v past a sequence's length: ")
+def potentials_not_held(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
+    if v is not None and v.ndim == 3 and lengths is not None and v.size > 99:
+        past = np.argwhere(np.arange(len(x))[:, None] >= lengths)
+        if len(past):
+            t, b = past[-1]
+            v[t + 1, b, 0] = np.nextafter(v[t + 1, b, 0], 9)
+
+
+@fault("h with NaN in noise[")
+def a_nan_of_noise_spreads(params, x, h, lengths, activation, leak=None, noise=None, v=None):
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
+    if noise is not None and lengths is None:
+        h[1:] += 0 * noise.sum()
+
+
+@fault("dh0: error")
+def leak_not_carried_back(
+    params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None
+):  # fmt: skip
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)
+    if leak is not None:
+        dh0 *= leak[0]
+
+
+@fault("error")
+def slope_at_the_rate(
+    params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None
+):  # fmt: skip
+    """Of rates, f' is taken at h_t rather than at f(z_t)."""
+    if leak is not None and leak[1] == "rate":
+        leak = np.ones_like(leak[0]), leak[1]
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak, dv)
+
+
+@fault("error")
+def dv_forgotten(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak=None, dv=None):
+    reference.backward(params, x, h, dh, dparams, dx, dh0, lengths, activation, leak)
+
+
 calls = 0
 
 
@@ -310,6 +398,15 @@ def another_bit_every_time(params, x, h, lengths, activation):
     reference.forward(params, x, h, lengths, activation)
     if calls % 2:
         h[1:] = np.nextafter(h[1:], 9)
+
+
+@fault("h with noise that is drawn")
+def draws_the_noise_of_another_step(
+    params, x, h, lengths, activation, leak=None, noise=None, v=None
+):
+    if isinstance(noise, fastbptt.Noise):
+        noise = noise.at(step=1)
+    reference.forward(params, x, h, lengths, activation, leak, noise, v)
 
 
 @fault("readout: y: error")
@@ -403,8 +500,10 @@ def writes_to_the_states_read(W_y, h, dy, dW_y, db_y, dh):
 
 @pytest.mark.parametrize(("functions", "finding"), FAULTS)
 def test_the_kit_finds(functions, finding):
+    cells = all(needed(f) < len(inspect.signature(f).parameters) for f in functions.values())
+    shapes = [(t, 16 - t, 3, 7 * t) for t in range(2, 9)] if cells else None
     with pytest.raises(AssertionError) as caught:
-        check_backend(backend(**functions), dtypes=["float32"])
+        check_backend(backend(**functions), dtypes=["float32"], shapes=shapes, cells=cells)
     message = str(caught.value)
     assert finding in message
     assert message.startswith("T=")  # the case
@@ -416,7 +515,7 @@ def test_the_kit_finds_single_precision_in_double():
         reference.forward(rounded, x, h, lengths, activation)
 
     with pytest.raises(AssertionError, match=r"float64 tanh.* h: error"):
-        check_backend(backend(forward=forward), dtypes=["float64"])
+        check_backend(backend(forward=forward), dtypes=["float64"], cells=False)
 
 
 def test_the_kit_names_the_case_of_an_exception():
@@ -439,8 +538,8 @@ def test_the_kit_finds_batch_mates_that_matter():
         if len(h) > 1:
             y[...] = np.nextafter(y, 9)
 
-    with pytest.raises(AssertionError, match=r"h of sequences .* on their own"):
-        check_batch_invariance(backend(forward=forward), dtypes=["float32"])
+    with pytest.raises(AssertionError, match=r"h of sequences .* alone"):
+        check_batch_invariance(backend(forward=forward), dtypes=["float32"], cells=False)
     with pytest.raises(AssertionError, match=r"y of rows .* on their own"):
         check_batch_invariance(backend(readout=readout), dtypes=["float32"], shapes=[(1, 2, 3, 4)])
 

@@ -356,7 +356,7 @@ def test_y_far_from_the_first():
     [
         ("hidden_size", 0),
         ("num_layers", 1.5),
-        ("activation", "sigmoid"),
+        ("activation", "elu"),
         ("dropout", 1.0),
         ("output_dropout", -0.1),
         ("l2", -1.0),

@@ -737,8 +737,10 @@ CONFIGS = pytest.mark.parametrize(
             "backend": "numpy",
             "output_dropout": 0.5,
         },
+        {"leak": fastbptt.Leak(0.2), "activation": "softplus"},
+        {"leak": fastbptt.Leak([0.1, 0.2, 1], "potential"), "num_layers": 2, "output": "all"},
     ],
-    ids=["default", "stacked", "both"],
+    ids=["default", "stacked", "both", "rates", "potentials"],
 )
 
 
@@ -768,7 +770,10 @@ def test_copies_are_models_of_their_own(options, duplicate):
 @CONFIGS
 def test_config_and_repr_rebuild_a_like_model(options):
     made = RNN(2, 3, 4, seed=0, **options)
-    for other in (RNN(**made.config(), seed=0), eval(repr(made), {"RNN": RNN})):
+    for other in (
+        RNN(**made.config(), seed=0),
+        eval(repr(made), {"RNN": RNN, "Leak": fastbptt.Leak}),
+    ):
         assert other.config() == made.config()
         assert repr(other) == repr(made)
         assert other.network.vector.size == made.network.vector.size
@@ -782,7 +787,7 @@ def test_config_and_repr_rebuild_a_like_model(options):
 def test_repr():
     assert repr(RNN(2, 3, 4)) == (
         "RNN(2, 3, 4, num_layers=1, bidirectional=False, activation='tanh', output='last', "
-        "dropout=0.0, output_dropout=0.0, dtype='float32', backend='numba')"
+        "dropout=0.0, output_dropout=0.0, noise=0.0, dtype='float32', backend='numba')"
     )
 
 
@@ -811,7 +816,7 @@ def test_dtypes_in_any_spelling(dtype):
                 (None, TypeError, "an integer"),
             )
         ),
-        ({"activation": "sigmoid"}, ValueError, "activation is 'sigmoid', expected one of 'tanh'"),
+        ({"activation": "elu"}, ValueError, "activation is 'elu', expected one of 'tanh'"),
         ({"activation": np.tanh}, ValueError, "activation is <ufunc 'tanh'>, expected one of"),
         ({"output": "first"}, ValueError, "output is 'first', expected one of 'last', 'all'"),
         ({"backend": "torch"}, ValueError, "backend is 'torch', expected one of 'numba', 'numpy'"),
@@ -934,3 +939,77 @@ def test_options_stay():
     with pytest.raises(AttributeError, match="activation is 'tanh' and stays so"):
         made.activation = "relu"
     assert made.config() == build().config()
+
+
+# Leaky units
+
+LEAKS = pytest.mark.parametrize(
+    "leak", [fastbptt.Leak(0.3), fastbptt.Leak(0.3, of="potential")], ids=str
+)
+
+
+@LEAKS
+def test_a_leaky_network_by_a_plain_loop(leak):
+    made = build(leak=leak, activation="softplus", output="all")
+    x, _ = draw(made, [5, 3, 8])
+    weights = made.parameters()
+    W_x, W_h, b = (weights[f"layers.0.{name}"] for name in ("W_x", "W_h", "b"))
+    for sequence, got in zip(x, made.predict(x), strict=True):
+        state = np.zeros(H)
+        for x_t, y_t in zip(sequence, got, strict=True):
+            h = np.logaddexp(0, state) if leak.of == "potential" else state
+            z = x_t @ W_x + h @ W_h + b
+            new = z if leak.of == "potential" else np.logaddexp(0, z)
+            state = 0.7 * state + 0.3 * new
+            h = np.logaddexp(0, state) if leak.of == "potential" else state
+            np.testing.assert_allclose(y_t, h @ weights["W_y"] + weights["b_y"], rtol=1e-12)
+
+
+@LEAKS
+@pytest.mark.parametrize("output", ["last", "all"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients_of_a_leaky_network_agree_with_differences(checkpointed, output, leak):
+    made = build(leak=leak, num_layers=2, activation="sigmoid", output=output)
+    x, y = draw(made, [5, 3, 8])
+    state = np.random.default_rng(1).standard_normal((2, 3, H))
+    options = {"state": state, "checkpointed": checkpointed}
+    _, grads = made.loss_and_grads(x, y, **options)
+    for name, a in made.parameters().items():
+        expected = central_differences(lambda: made.loss_and_grads(x, y, **options)[0], a)
+        np.testing.assert_allclose(grads[name], expected, rtol=0, atol=1e-8)
+
+
+@LEAKS
+def test_a_leaky_network_predicts_piece_by_piece(leak):
+    made = build(leak=leak, num_layers=2, output="all", dtype="float32")
+    x = np.random.default_rng(0).standard_normal((4, 20, I))
+    whole, last = made.predict(x, return_state=True)
+    state, pieces = None, []
+    for part in (slice(0, 7), slice(7, 8), slice(8, 20)):
+        y, state = made.predict(x[:, part], state=state, return_state=True)
+        pieces.append(y)
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    np.testing.assert_array_equal(state, last)
+
+
+@LEAKS
+def test_a_leaky_network_learns_in_pieces(leak):
+    """Truncated backpropagation carries on what a leak carries on: a sum of 20 steps."""
+    made = RNN(1, 16, 1, leak=leak, output="all", seed=0)
+    x = np.random.default_rng(0).standard_normal((64, 40, 1))
+    y = np.cumsum(x, axis=1)[..., :] / 5
+    before = made.evaluate(x, y)
+    fastbptt.fit(made, x, y, epochs=12, truncate=10, seed=0)
+    assert made.evaluate(x, y) < 0.3 * before
+
+
+@pytest.mark.parametrize(
+    ("leak", "error", "words"),
+    [
+        (0.2, TypeError, "leak is 0.2"),
+        (fastbptt.Leak([0.1, 0.2]), ValueError, "leak's alpha has s"),
+    ],
+)
+def test_bad_leaks(leak, error, words):
+    with pytest.raises(error, match=words):
+        RNN(2, 3, 4, leak=leak)

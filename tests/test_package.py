@@ -13,7 +13,9 @@ import pytest
 import fastbptt
 
 FOLDER = pathlib.Path(fastbptt.__file__).parents[1]
-MODULES = ("datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "testing")
+MODULES = (
+    "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks", "testing",
+)  # fmt: skip
 
 
 def printed(program):
@@ -48,7 +50,7 @@ def test_modules_need_no_import_of_their_own():
 
 def test_importing_the_package_imports_no_more_than_training_takes():
     loaded = set(printed("import fastbptt\nprint(json.dumps([*sys.modules]))"))
-    lazy = {"datasets", "diagnostics", "estimators", "plots", "testing"}
+    lazy = {"datasets", "diagnostics", "estimators", "plots", "tasks", "testing"}
     assert not loaded & {f"fastbptt.{name}" for name in lazy}
     assert not loaded & {"numba", "llvmlite", "matplotlib", "sklearn", "tqdm"}
 

@@ -110,6 +110,7 @@ TRAININGS = {
     "truncated": ({"num_layers": 2, "dropout": 0.3}, {"truncate": 3, "clip_norm": 0.05}),
     "penalized": ({}, {"l1": 0.01, "l2": {"W_h": 0.1}, "activity_l2": 0.1, "frozen": "b"}),
     "weighted": ({}, {"sample_weight": np.arange(N) % 3, "loss": "ssr"}),
+    "noisy": ({"noise": 0.2}, {"truncate": 3}),
     "numpy": ({"backend": "numpy"}, {"loss": losses.huber}),
 }
 
@@ -199,6 +200,26 @@ def test_training_goes_on_from_a_file_on_another_number_of_ranks(tmp_path):
     for history, weights in found:
         assert_same_course(history, expected[0])
         assert weights == expected[1]
+
+
+def trials(step):
+    """Minibatches without end."""
+    rng = np.random.default_rng([1, step])
+    return rng.standard_normal((9, 5, 2)), rng.standard_normal((9, 5, 3))
+
+
+@pytest.mark.parametrize("kind", ["function", "iterable"])
+def test_each_rank_takes_its_pieces_of_endless_minibatches(kind):
+    def train(comm):
+        model = build("float32", output="all", noise=0.1)
+        source = trials if kind == "function" else (trials(step) for step in range(100))
+        options = {"steps_per_epoch": 3, "epochs": 2, "shares": 4, "seed": 1, "progress": False}
+        history = fastbptt.fit(model, source, batch_size=1, comm=comm, **options)
+        return history.loss, bits(model)
+
+    expected = train(None)
+    for ranks in (2, 3):
+        assert on_ranks(ranks, train) == [expected] * ranks
 
 
 # What goes wrong

@@ -7,7 +7,7 @@ import pytest
 from measure import central_differences
 
 import fastbptt
-from fastbptt import _stack
+from fastbptt import Leak, _stack
 from fastbptt._stack import Stack, as_layers, layer_shapes
 
 T, B, I, H = 6, 4, 2, 3
@@ -84,6 +84,40 @@ def test_gradients_agree_with_central_differences(dropout, at, lengths, directio
         np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-8)
     assert got.x is not None
     assert not got.x[~counts].any()
+
+
+@DIRECTIONS
+@LENGTHS
+@BACKEND
+@pytest.mark.parametrize("leak", [Leak(0.3), Leak(0.3, "potential")], ids=str)
+@pytest.mark.parametrize("at", ["outputs", "last", "both"])
+def test_gradients_of_leaky_layers_agree_with_central_differences(
+    at, leak, backend, lengths, directions
+):
+    """The loss has gradients at what is seen last, and at what a next pass goes on from."""
+    stack = build(2, directions, leak=leak, activation="sigmoid", backend=backend)
+    x, h0, doutputs, dlast = draw_ends(stack)
+    dstate = draw(*dlast.shape, seed=4)
+    counts = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
+
+    def loss():
+        passed = stack.forward(x, h0, lengths=lengths)
+        found = (dstate * np.array(passed.last)).sum()
+        if at != "last":
+            found += (doutputs * stack.outputs(passed))[counts].sum()
+        if at != "outputs":
+            found += (dlast * np.array([h[-1] for h in passed.h])).sum()
+        return found
+
+    passed = stack.forward(x, h0, lengths=lengths)
+    np.testing.assert_array_equal(stack.seen(passed.last), [h[-1] for h in passed.h])
+    got = stack.backward(
+        passed, None if at == "last" else doutputs, None if at == "outputs" else dlast,
+        dstate=dstate,
+    )  # fmt: skip
+    weights = [a for params in stack.layers for a in params]
+    for a, gradient in zip([*weights, x, *h0], arrays_of(got), strict=True):
+        np.testing.assert_allclose(gradient, central_differences(loss, a), rtol=0, atol=1e-8)
 
 
 @DIRECTIONS

@@ -125,10 +125,38 @@ def test_the_file_holds_the_parameters_by_name_and_no_code(tmp_path):
     for name, a in model.parameters().items():
         np.testing.assert_array_equal(tensors[name], a, strict=True)
     assert (metadata["format"], metadata["version"]) == ("fastbptt", "1")
-    assert json.loads(metadata["model"]) == model.config()
+    assert {**json.loads(metadata["model"]), "leak": None} == model.config()
     start, numbers = path.read_bytes()[:9], sum(a.nbytes for a in tensors.values())
     assert start[8:] == b"{"
     assert path.stat().st_size == 8 + int.from_bytes(start[:8], "little") + numbers
+
+
+@pytest.mark.parametrize(
+    "leak", [fastbptt.Leak(0.2), fastbptt.Leak([0.1, 0.2, 1], of="potential")], ids=str
+)
+def test_a_leak_is_kept(leak, tmp_path):
+    model, path = build(leak=leak, activation="rectified_tanh"), tmp_path / "model"
+    fastbptt.save(model, path)
+    assert fastbptt.load(path).leak == leak
+    assert_same(fastbptt.load(path), model)
+
+
+@pytest.mark.parametrize(
+    "leak", [None, 0.5, {}, {"alpha": 0.5}, {"alpha": 2, "of": "rate"}, {"alpha": 0.5, "of": []},
+             {"alpha": [0.5], "of": "rate"}, {"alpha": 1, "of": "rate"}],
+)  # fmt: skip
+def test_a_file_with_a_leak_that_is_none(leak, tmp_path):
+    path = tmp_path / "model"
+    fastbptt.save(build(leak=fastbptt.Leak(0.5)), path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    config = {**json.loads(header["__metadata__"]["model"]), "leak": leak}
+    header["__metadata__"]["model"] = json.dumps(config)
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])
+    with pytest.raises(ValueError, match="describes no model"):
+        fastbptt.load(path)
 
 
 def test_a_file_written_by_hand(tmp_path):

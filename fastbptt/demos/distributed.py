@@ -112,7 +112,8 @@ def started(mpiexec: str, ranks: int, seed: int, shares: int) -> Trained:
 def main() -> None:
     """What each rank does."""
     comm = import_extra("mpi4py.MPI", "mpi", "training on several processes").COMM_WORLD
-    found = train(*map(int, sys.argv[1:]), comm)
+    seed, shares = map(int, sys.argv[1:])
+    found = train(seed, shares, comm)
     if comm.Get_rank() == 0:
         print(json.dumps(found._asdict()), flush=True)
 

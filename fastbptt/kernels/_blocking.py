@@ -12,8 +12,15 @@ import sys
 
 import numpy as np
 
+from fastbptt._noise import PAIR
 from fastbptt.kernels import _machine
-from fastbptt.kernels._calls import BackwardTask, ForwardTask, words
+from fastbptt.kernels._calls import (
+    BackwardTask,
+    CellBackwardTask,
+    CellForwardTask,
+    ForwardTask,
+    words,
+)
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._schedules import COUNTERS
 
@@ -70,8 +77,12 @@ def _plan(sizes, regions):
     return plan
 
 
-def plan_forward(B, I, H, R, itemsize, threads):
-    """Plan of a forward call.  R: H, or 0 for a readout."""
+def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
+    """Plan of a forward call.
+
+    R: H, or 0 for a readout.  `cell`: whether it is not a plain one, see `_cells`; `adds`: and adds
+    something to z.
+    """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
     panels = -(-H // NR)
@@ -79,7 +90,8 @@ def plan_forward(B, I, H, R, itemsize, threads):
     # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
     lda = _row_stride(R + I + lanes, itemsize)
     # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
-    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // (2 * lda * itemsize)
+    ldn = _row_stride(_up(H, PAIR), itemsize) if adds else 0
+    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // ((2 * lda + ldn) * itemsize)
     rows = max(rows, MR)
     # Several blocks for each thread if there are rows enough, to even out; at least one for each.
     # A block may be half a tile high: the packed weights still come from L2 in time.
@@ -88,13 +100,13 @@ def plan_forward(B, I, H, R, itemsize, threads):
     blocks = min(_up(blocks, threads), most)
     rows = -(-B // blocks)
     spaces = min(threads, blocks)  # for the blocks that are under way at one time
-    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "panels": panels,
-             "height": height}  # fmt: skip
+    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "ldn": ldn,
+             "panels": panels, "height": height}  # fmt: skip
     regions = {
-        "task": (INT, words(ForwardTask)),
+        "task": (INT, words(CellForwardTask if cell else ForwardTask)),
         "counters": (LINE, COUNTERS),
         "packed": (itemsize, panels * height * NR),
-        "states": (itemsize, spaces * 2 * rows * lda),
+        "states": (itemsize, spaces * rows * (2 * lda + ldn)),
         "tiles": (itemsize, spaces * MR * NR),
         "index": (INT, spaces * 2 * rows),
     }
@@ -115,10 +127,11 @@ def _own_sums(B, MR, sum_bytes, row_bytes):
     return groups if enough and groups * sum_bytes <= SUMS else 1
 
 
-def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
+def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
     """Plan of a backward call.
 
-    R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.
+    R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.  `cell`:
+    whether it is not a plain one, see `_cells`.
     """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
@@ -156,11 +169,12 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx):
              "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
              "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
-        "task": (INT, words(BackwardTask)),
+        "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
         "order": (INT, 2 * B),
         "packed": (itemsize, packs * (1 + H) * NR),
         "dz": (itemsize, buffers * capacity * ldz),
+        "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
         "where": (INT, buffers * capacity if need_dx else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),

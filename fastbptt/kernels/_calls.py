@@ -8,6 +8,8 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 
 import numpy as np
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 
 def _given(ndim):
@@ -86,6 +88,27 @@ class BackwardCall(NamedTuple):
     work: Workspace
 
 
+class _OfForward(NamedTuple):
+    """What follows the fields of `ForwardCall` where the cell is not plain; see `_cells`."""
+
+    leak: int
+    alphas: Filled2  # (2, H and up to a whole vector): alpha and 1 - alpha, 1 and 0 behind
+    v: Filled3  # potentials (T + 1, B, H), or (1, B, H); (0, 0, 0) if there are none
+    noise: Given3  # (0, 0, 0) if no array is given
+    scale: Filled1  # of noise that is drawn, (H,) and 0 up to a whole PAIR; (0,) if none is
+    seed: int
+    first_step: int
+    first_sequence: int
+
+
+class _OfBackward(NamedTuple):
+    """What follows the fields of `BackwardCall` where the cell is not plain; see `_cells`."""
+
+    leak: int
+    alphas: Filled2  # as above
+    dv: Given2  # gradient at the last potentials, (B, H); (0, 0) if it is 0
+
+
 class Matrix(NamedTuple):
     """A user's array of two or three axes: where element (t, r, c) lies, strides in bytes."""
 
@@ -117,7 +140,7 @@ class ForwardTask(NamedTuple):
     lengths: Ints  # (B,) in that order
     plan: Plan
     packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
-    states: Floats  # (spaces, 2, rows, lda)
+    states: Floats  # (spaces, 2, rows, lda), behind each a cell's (rows, ldn), see `_cells`
     tiles: Floats  # (spaces, MR, NR)
     index: Ints  # (spaces, 2, rows)
     counters: Ints
@@ -160,8 +183,65 @@ class BackwardTask(NamedTuple):
     counters: Ints
 
 
+class ForwardCell(NamedTuple):
+    """What workers know of a cell beside `ForwardTask`; see `_cells`."""
+
+    leak: int
+    alpha: Floats  # (H,) and up to a whole vector; 1 behind
+    keep: Floats  # 1 - alpha
+    v: Floats  # (T + 1, B, H), or (B, H)
+    v_t: int  # elements from step to step, or 0
+    adds: bool  # whether anything is added to z
+    has_noise: bool
+    noise: Matrix
+    draws: bool  # noise of its own, see `_noise`
+    scale: Floats  # (H,) and 0 up to a whole PAIR
+    seed: int
+    first_step: int
+    first_sequence: int
+
+
+class BackwardCell(NamedTuple):
+    """What workers know of a cell beside `BackwardTask`; see `_cells`."""
+
+    leak: int
+    alpha: Floats
+    keep: Floats
+    has_dv: bool
+    dv: Matrix  # gradient at the last potentials, (B, H)
+    carried: Floats  # (B, ldz), a row for each place in `order`
+
+
+def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:
+    """A tuple like the one declared, with more fields behind."""
+    return NamedTuple(name, [*_hints(declared).items(), *more.items()])
+
+
+def _hints(declared):
+    return get_type_hints(declared, include_extras=True)
+
+
+CellForwardCall = _extended("CellForwardCall", ForwardCall, _hints(_OfForward))
+CellBackwardCall = _extended("CellBackwardCall", BackwardCall, _hints(_OfBackward))
+CellForwardTask = _extended("CellForwardTask", ForwardTask, {"cell": ForwardCell})
+CellBackwardTask = _extended("CellBackwardTask", BackwardTask, {"cell": BackwardCell})
+
+
+@intrinsic
+def with_cell(typingctx, p, cell):
+    """A task and its cell as one task."""
+    declared = {ForwardTask: CellForwardTask, BackwardTask: CellBackwardTask}[p.instance_class]
+    whole = types.NamedTuple([*p.types, cell], declared)
+
+    def emit(context, builder, signature, args):
+        values = [*cgutils.unpack_tuple(builder, args[0]), args[1]]
+        return context.make_tuple(builder, whole, values)
+
+    return whole(p, cell), emit
+
+
 def _fields(declared):
-    return get_type_hints(declared, include_extras=True).values()
+    return _hints(declared).values()
 
 
 def numba_type(declared, dtype, plan):

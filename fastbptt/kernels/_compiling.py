@@ -14,15 +14,17 @@ import tempfile
 import uuid
 import warnings
 from pathlib import Path
+from types import FunctionType
 
 import llvmlite
 import numba
-from numba import njit
+from numba import jit, njit
 from numba.core import config, sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
+from fastbptt import _noise
 from fastbptt._uninterrupted import compiling
 from fastbptt.kernels._machine import target
 
@@ -39,19 +41,30 @@ def _digest(*parts):
 
 
 # Digest of everything that shapes machine code apart from a function's own bytecode: the sources
-# here, the vectors that they are compiled for, and the compiler.  A compiled function holds this
-# number in a closure, so it is compiled anew after an edit of any of these files, or if the same
-# CPU turns out, or is said, to have other vectors.
+# here, that of the noise's coefficients, the vectors that they are compiled for, and the compiler.
+# A compiled function holds this number in a closure, so it is compiled anew after an edit of any of
+# these files, or if the same CPU turns out, or is said, to have other vectors.
 SOURCE = int.from_bytes(
     _digest(
         repr((target(), numba.__version__, llvmlite.__version__)).encode(),
         *(
             part
-            for path in sorted(Path(__file__).parent.glob("*.py"))
+            for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(_noise.__file__))
             for part in (path.name.encode(), path.read_bytes())
         ),
     )[:7]
 )
+
+
+def exchanged(function, **others):
+    """The same function, compiled or not, but one that finds other functions under their names."""
+    plain = getattr(function, "py_func", function)
+    found = FunctionType(
+        plain.__code__, {**plain.__globals__, **others}, plain.__name__, None, plain.__closure__
+    )
+    found.__qualname__ = plain.__qualname__
+    return found if plain is function else jit(**function.targetoptions)(found)
+
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # Errors that another directory would avoid.

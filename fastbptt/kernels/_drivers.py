@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from typing import Any
 
 import numba
 import numpy as np
@@ -9,20 +10,31 @@ from numba import njit, types
 from numba.core import config
 from numba.core.registry import cpu_target
 
+from fastbptt._noise import PAIR, Noise
 from fastbptt._uninterrupted import computed_once, without_notice
 from fastbptt.kernels import _compiling, _threads
-from fastbptt.kernels._activation import CODES
+from fastbptt.kernels._activation import CODES, PLAIN
 from fastbptt.kernels._blocking import plan_backward, plan_forward
 from fastbptt.kernels._calls import (
     BackwardCall,
+    BackwardCell,
     BackwardTask,
+    CellBackwardCall,
+    CellBackwardTask,
+    CellForwardCall,
+    CellForwardTask,
     ForwardCall,
+    ForwardCell,
     ForwardTask,
     Matrix,
     numba_type,
+    with_cell,
     words,
 )
-from fastbptt.kernels._compiling import SOURCE, inlined
+from fastbptt.kernels._cells import LEAKS
+from fastbptt.kernels._compiling import SOURCE, exchanged, inlined
+from fastbptt.kernels._machine import lanes
+from fastbptt.kernels._rows import fill_rows
 from fastbptt.kernels._schedules import (
     CLEAR,
     COUNTERS,
@@ -47,9 +59,9 @@ from fastbptt.kernels._schedules import (
 )
 from fastbptt.kernels._simd import align, cast, cast_like, fetch_add, get, offset, pointer, put
 from fastbptt.kernels._steps import (
+    CELL,
     add_sums,
     clear_padding,
-    fill_rows,
     forward_block,
     input_gradient,
     pack_backward,
@@ -180,6 +192,12 @@ def cleared_counters(start, plan):
     return counters
 
 
+@inlined
+def whole_task(p, given, start):
+    """What workers are given: p, and of a cell that is not plain more; see below."""
+    return p
+
+
 def _entry_points(source):
     """The two compiled functions that Python calls; `source` is part of their key in the cache.
 
@@ -213,7 +231,7 @@ def _entry_points(source):
             index=cast(offset(start, plan.index_at), types.int64),
             counters=cleared_counters(start, plan),
         )  # fmt: skip
-        task = keep(offset(start, plan.task_at), p)
+        task = keep(offset(start, plan.task_at), whole_task(p, given, start))
         if plan.threads == 1:
             call(plan.worker, address(task), 0)
         return address(task)
@@ -265,7 +283,7 @@ def _entry_points(source):
             tiles=cast_like(offset(start, plan.tiles_at), db),
             counters=cleared_counters(start, plan),
         )  # fmt: skip
-        task = keep(offset(start, plan.task_at), p)
+        task = keep(offset(start, plan.task_at), whole_task(p, given, start))
         if plan.threads == 1:
             call(plan.worker, address(task), 0)
         return address(task)
@@ -273,8 +291,53 @@ def _entry_points(source):
     return forward, backward
 
 
+@inlined
+def whole_forward_task(p, given, start):
+    noise, v = given.noise, given.v
+    cell = ForwardCell(
+        leak=given.leak,
+        alpha=pointer(given.alphas),
+        keep=offset(pointer(given.alphas), given.alphas.shape[1]),
+        v=pointer(v),
+        v_t=p.B * p.H if len(v) > 1 else 0,
+        adds=noise.size > 0 or given.scale.size > 0,
+        has_noise=noise.size > 0,
+        noise=matrix(noise, noise.strides[0]),
+        draws=given.scale.size > 0,
+        scale=pointer(given.scale),
+        seed=given.seed,
+        first_step=given.first_step,
+        first_sequence=given.first_sequence,
+    )
+    return with_cell(p, cell)
+
+
+@inlined
+def whole_backward_task(p, given, start):
+    cell = BackwardCell(
+        leak=given.leak,
+        alpha=pointer(given.alphas),
+        keep=offset(pointer(given.alphas), given.alphas.shape[1]),
+        has_dv=given.dv.size > 0,
+        dv=matrix(given.dv, 0),
+        carried=cast_like(offset(start, given.plan[0].carried_at), p.db),
+    )
+    return with_cell(p, cell)
+
+
 _forward_worker, _backward_worker = _workers(SOURCE)
 _forward, _backward = _entry_points(SOURCE)
+
+# The same for cells that are not plain.
+_cell_forward_worker = exchanged(_forward_worker, **CELL)
+_cell_backward_worker = exchanged(
+    _backward_worker,
+    state_piece=exchanged(state_piece, **CELL),
+    input_piece=exchanged(input_piece, **CELL),
+    **CELL,
+)
+_cell_forward = exchanged(_forward, whole_task=whole_forward_task)
+_cell_backward = exchanged(_backward, whole_task=whole_backward_task)
 
 _alive = []  # what owns the machine code that entry points and addresses lead to
 
@@ -299,14 +362,20 @@ def _compile(entry, worker, declared, task, dtype, plan):
 
 
 @computed_once
-def _compiled_forward(dtype):
+def _compiled_forward(dtype, cell=False):
     plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
+    if cell:
+        declared = CellForwardCall, CellForwardTask
+        return _compile(_cell_forward, _cell_forward_worker, *declared, dtype, plan)
     return _compile(_forward, _forward_worker, ForwardCall, ForwardTask, dtype, plan)
 
 
 @computed_once
-def _compiled_backward(dtype):
+def _compiled_backward(dtype, cell=False):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
+    if cell:
+        declared = CellBackwardCall, CellBackwardTask
+        return _compile(_cell_backward, _cell_backward_worker, *declared, dtype, plan)
     return _compile(_backward, _backward_worker, BackwardCall, BackwardTask, dtype, plan)
 
 
@@ -319,15 +388,17 @@ def _prepared(compiled, plan):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_forward(B, I, H, R, dtype, threads):
-    plan = plan_forward(B, I, H, R, dtype.itemsize, threads)
-    return _prepared(_compiled_forward(dtype), plan)
+def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
+    plan = plan_forward(B, I, H, R, dtype.itemsize, threads, cell, adds)
+    compiled = _compiled_forward(dtype, True) if cell else _compiled_forward(dtype)
+    return _prepared(compiled, plan)
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx):
-    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx)
-    return _prepared(_compiled_backward(dtype), plan)
+def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False):
+    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell)
+    compiled = _compiled_backward(dtype, True) if cell else _compiled_backward(dtype)
+    return _prepared(compiled, plan)
 
 
 # Bytes of workspace that a thread keeps between calls, at most.  New memory costs time where it
@@ -339,8 +410,9 @@ _kept = threading.local()
 ALL = np.zeros((2, 0), np.int64)  # all sequences have T steps
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_SCALE = {dtype: np.zeros(0, dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
-NO_DH0 = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 
 
 def _rows(a):
@@ -362,14 +434,44 @@ def _longest_first(lengths):
 
 
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their gradients
+Leaking = tuple[np.ndarray, str]  # alpha (H,), and of what
+
+
+def _alphas(leak, H, dtype):
+    """alpha and 1 - alpha, (2, H and up to a whole vector); 1 and 0 behind."""
+    if leak is None:
+        return NO_LEAK[dtype]
+    whole = lanes(dtype.itemsize)
+    alphas = np.ones((2, -(-H // whole) * whole), dtype)
+    alphas[0, :H] = leak[0]
+    np.subtract(1, alphas[0], alphas[1])
+    return alphas
 
 
 def forward(
-    params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str
-) -> None:
+    params: Weights, x: np.ndarray, h: np.ndarray, lengths: np.ndarray | None, activation: str,
+    leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
-    if len(x) and x.shape[1]:
+    T, B, _ = x.shape
+    if not B or not (T or leak):
+        return
+    if leak is None and noise is None and activation in PLAIN:
         _run_forward(params, x, h, lengths, activation)
+        return
+    dtype = h.dtype
+    of = 0 if leak is None else LEAKS[leak[1]]
+    v = NO_DX[dtype] if v is None else v if v.ndim == 3 else v[None]
+    drawn = NO_SCALE[dtype], 0, 0, 0
+    if isinstance(noise, Noise):
+        seed = noise.seed - (noise.seed >> 63 << 64)  # the same 64 bits, signed
+        scale = np.zeros(-(-h.shape[2] // PAIR) * PAIR, dtype)
+        scale[: h.shape[2]] = noise.scale
+        drawn = scale, seed, noise.first_step, noise.first_sequence
+        noise = None
+    noise = NO_DX[dtype] if noise is None else _rows(noise)
+    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, *drawn
+    _run_forward(params, x, h, lengths, activation, cell)
 
 
 def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> None:
@@ -378,7 +480,7 @@ def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> N
         _run_forward((W_y, NO_W_h[y.dtype], b_y), h[None], y[None], None, "identity")
 
 
-def _run_forward(params, x, h, lengths, activation):
+def _run_forward(params, x, h, lengths, activation, cell=None):
     T, B, I = x.shape
     W_x, W_h, b = params
     R, H, dtype = len(W_h), len(b), h.dtype
@@ -388,14 +490,25 @@ def _run_forward(params, x, h, lengths, activation):
     operations = 2 * steps * H * (I + R)
     claim = None
     if operations >= ALONE_BELOW:
-        claim = _threads.Claim(("forward", B if R else 0, I, H, dtype), steps, operations)
+        kind = "forward", B if R else 0, I, H, dtype, cell is None
+        claim = _threads.Claim(kind, steps, operations)
     threads = claim.threads if claim else 1
-    run, worker, plan, total = _prepared_forward(B, I, H, R, dtype, threads)
+    key = B, I, H, R, dtype, threads
+    if cell is not None:
+        leak, alphas, v, noise, scale, seed, first_step, first_sequence = cell
+        key = *key, True, noise.size + scale.size > 0
+    run, worker, plan, total = _prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
     # of a small call.  A test holds the names of what stands here to those of the fields.
     activation = CODES[activation]
-    task = run((x, W_x, W_h, b, h, by_length, activation, plan, work))
+    if cell is None:
+        task = run((x, W_x, W_h, b, h, by_length, activation, plan, work))
+    else:
+        task = run((
+            x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise, scale,
+            seed, first_step, first_sequence,
+        ))  # fmt: skip
     if claim:
         claim.use(worker, task)
     if total <= KEPT:
@@ -405,12 +518,20 @@ def _run_forward(params, x, h, lengths, activation):
 def backward(
     params: Weights, x: np.ndarray, h: np.ndarray, dh: np.ndarray, dparams: Weights,
     dx: np.ndarray | None, dh0: np.ndarray, lengths: np.ndarray | None, activation: str,
+    leak: Leaking | None = None, dv: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.backward`."""
     every_step = dh.ndim == 3
-    if len(x) and x.shape[1]:
+    if x.shape[1] and (len(x) or leak):
+        cell = None
+        if leak is not None or activation not in PLAIN:
+            of = 0 if leak is None else LEAKS[leak[1]]
+            dv = NO_DH0[h.dtype] if dv is None else _rows(dv)
+            cell = of, _alphas(leak, h.shape[2], h.dtype), dv
+        if not len(x):
+            lengths = np.zeros(x.shape[1], np.int64)
         dh = dh if every_step else dh[None]
-        _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation)
+        _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation, cell)
     else:
         for gradient in dparams:
             gradient[...] = 0
@@ -431,7 +552,7 @@ def readout_backward(
     _run_backward(params, h[None], dy, dy, True, dparams, dx, NO_DH0[dtype], None, "identity")
 
 
-def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation):
+def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation, cell=None):
     T, B, I = x.shape
     W_x, W_h, _ = params
     dW_x, dW_h, db = dparams
@@ -442,18 +563,29 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     operations = 4 * steps * H * (I + R)
     claim, small = None, operations < ALONE_BELOW
     if not small:
-        kind = "backward", B if R else 0, I, H, dtype, need_dx
+        kind = "backward", B if R else 0, I, H, dtype, need_dx, cell is None
         claim = _threads.Claim(kind, steps, operations)
     threads = claim.threads if claim else 1
-    run, worker, plan, total = _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx)
+    key = T, B, I, H, R, dtype, small, threads, need_dx
+    if cell is not None:
+        leak, alphas, dv = cell
+        key = *key, True
+    run, worker, plan, total = _prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     activation = CODES[activation]
     if not need_dx:
         dx = NO_DX[dtype]
     # The fields of BackwardCall in their order, see _run_forward.
-    task = run(
-        (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan, work)
-    )
+    if cell is None:
+        task = run(
+            (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
+             work)
+        )  # fmt: skip
+    else:
+        task = run(
+            (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
+             work, leak, alphas, dv)
+        )  # fmt: skip
     if claim:
         claim.use(worker, task)
     if total <= KEPT:

@@ -63,14 +63,34 @@ class Vec:
     def __or__(self, other):
         return self._wrap(self.builder.or_(self.value, self._operand(other).value))
 
+    def __xor__(self, other):
+        return self._wrap(self.builder.xor(self.value, self._operand(other).value))
+
+    def __rshift__(self, bits):
+        """The sign comes in."""
+        return self._wrap(self.builder.ashr(self.value, self.constant(bits).value))
+
+    def shifted_right(self, bits):
+        """Zeros come in."""
+        return self._wrap(self.builder.lshr(self.value, self.constant(bits).value))
+
     def __lshift__(self, bits):
         return self._wrap(self.builder.shl(self.value, self.constant(bits).value))
 
     def plus_int(self, other):
         return self._wrap(self.builder.add(self.value, self._operand(other).value))
 
+    def minus_int(self, other):
+        return self._wrap(self.builder.sub(self.value, self._operand(other).value))
+
+    def times_int(self, other):
+        return self._wrap(self.builder.mul(self.value, self._operand(other).value))
+
     def __gt__(self, other):
         return self._wrap(self.builder.fcmp_ordered(">", self.value, self._operand(other).value))
+
+    def __ge__(self, other):
+        return self._wrap(self.builder.fcmp_ordered(">=", self.value, self._operand(other).value))
 
     def where(self, then, otherwise):
         """`then` where this comparison holds, else `otherwise`."""

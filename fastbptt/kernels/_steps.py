@@ -12,9 +12,19 @@ from typing import Any, NamedTuple
 
 from numba import njit
 
-from fastbptt.kernels._activation import activate, slope
-from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels import _cells
+from fastbptt.kernels._compiling import exchanged, inlined
 from fastbptt.kernels._machine import WIDE
+from fastbptt.kernels._plain import (
+    begin,
+    end_at_start,
+    fill_added,
+    gradient_at_z,
+    hold,
+    initial_gradient,
+    new_state,
+)
+from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._schedules import forward_space
 from fastbptt.kernels._simd import (
     ITEMSIZE,
@@ -23,7 +33,6 @@ from fastbptt.kernels._simd import (
     get,
     load,
     load_first,
-    mul,
     multiply_add,
     offset,
     offset_bytes,
@@ -36,12 +45,6 @@ from fastbptt.kernels._simd import (
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
-
-
-@inlined
-def row(a, t, r):
-    """Pointer to row r at step t."""
-    return offset_bytes(a.data, t * a.t + r * a.r)
 
 
 @inlined
@@ -64,28 +67,6 @@ def pack_panel(panel, w, w_k, w_n, K, n):
             for k in range(K):
                 value = get(offset_bytes(w, k * w_k + c * w_n), 0) if c < n else 0.0
                 put(panel, k * width + c, value)
-
-
-@njit
-def fill_rows(p, rows, columns, stride):
-    """Zeros in p[:rows, :columns]."""
-    for r in range(rows):
-        for v in range(0, columns, LANES(p)):
-            store_first(offset(p, r * stride + v), zeros(p), columns - v)
-
-
-@njit
-def copy_row(to, p, n):
-    """to[:n] = p[:n]."""
-    for v in range(0, n, LANES(p)):
-        store_first(offset(to, v), load_first(offset(p, v), n - v), n - v)
-
-
-@inlined
-def copy_row_padded(to, p, n):
-    """to[:n] = p[:n], zeros up to a whole vector."""
-    for v in range(0, n, LANES(p)):
-        store(offset(to, v), load_first(offset(p, v), n - v))
 
 
 @inlined
@@ -130,13 +111,14 @@ def put_inputs(p, states, index, live, t):
 
 
 @inlined
-def forward_step(p, t, rows, panel, panels, now, after, index, c):
+def forward_step(p, t, rows, panel, panels, now, after, added, index, c):
     """h_t of the first rows of a block, for the units of some panels.
 
     h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
     most often, and the bias, often the largest term, only once.
 
     now, after : rows [h_{t-1}, x_t, 1], and those of the next step, whose h_t is filled in
+    added : rows of what a cell adds to z_t
     index : each row's sequence
     """
     width, lanes = NR(p.packed), LANES(p.packed)
@@ -155,13 +137,17 @@ def forward_step(p, t, rows, panel, panels, now, after, index, c):
             b = offset(start, width)
             tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
             for i in range(m):
+                before = offset(now, (r + i) * p.plan.lda + skip)
                 state = offset(after, (r + i) * p.plan.lda + skip)
-                out = offset(h, get(index, r + i) * p.H + skip)
+                more = offset(added, (r + i) * p.plan.ldn + skip)
+                b = get(index, r + i)
+                out = offset(h, b * p.H + skip)
                 for v in range(0, n, lanes):
-                    f = activate(load(offset(c, i * width + v)), p.activation)
+                    z, at, left = load(offset(c, i * width + v)), skip + v, n - v
+                    f = new_state(p, z, t, b, at, left, offset(before, v), offset(more, v))
                     if p.R > 0:
                         store(offset(state, v), f)
-                    store_first(offset(out, v), f, n - v)
+                    store_first(offset(out, v), f, left)
 
 
 @inlined
@@ -182,9 +168,12 @@ def forward_block(p, block, slot):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
     c = offset(p.tiles, space * MR(p.packed) * NR(p.packed))
-    now = offset(p.states, space * 2 * p.plan.rows * p.plan.lda)
+    now = offset(p.states, space * p.plan.rows * (2 * p.plan.lda + p.plan.ldn))
     after = offset(now, p.plan.rows * p.plan.lda)
+    added = offset(after, p.plan.rows * p.plan.lda)
 
+    for r in range(rows):
+        begin(p, get(index, r))
     live = rows
     while live > 0 and get(length, live - 1) == 0:
         live -= 1
@@ -194,7 +183,8 @@ def forward_block(p, block, slot):
     t = 0
     while live > 0:
         t += 1
-        forward_step(p, t, live, 0, p.plan.panels, now, after, index, c)
+        fill_added(p, added, live, index, t)
+        forward_step(p, t, live, 0, p.plan.panels, now, after, added, index, c)
         now, after = after, now
         while live > 0 and get(length, live - 1) == t:
             live -= 1
@@ -202,6 +192,7 @@ def forward_block(p, block, slot):
 
     for r in range(rows):  # the last state stays
         last = get(length, r)
+        hold(p, get(index, r), last)
         for t in range(last, p.T):
             state = offset(p.h, get(index, r) * p.H)
             copy_row(offset(state, (t + 1) * p.B * p.H), offset(state, last * p.B * p.H), p.H)
@@ -240,6 +231,7 @@ def clear_padding(p, number):
             fill_rows(offset(p.dh0, b * p.H), 1, p.H, p.H)
             if not p.every_step:
                 copy_row(offset(p.dh0, b * p.H), row(p.dh, 0, b), p.H)
+            end_at_start(p, b)
 
 
 @inlined
@@ -311,7 +303,8 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
             tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
             enters = p.every_step or not goes
             for i in range(m):
-                b = get(p.order, span.first + r + i)
+                place = span.first + r + i
+                b = get(p.order, place)
                 h = offset(row(p.h, t, b), skip)
                 dh = offset(row(p.dh, t - 1, b), skip)
                 # What step t - 1 will read: long series come from main memory.
@@ -328,7 +321,9 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
                     state = load_first(offset(h, v), n - v)
                     if keeps and goes:
                         store(offset(kept, v * capacity), state)
-                    store(offset(dz, v), mul(gradient, slope(state, p.activation)))
+                    before, at, left = offset(h_before, v), skip + v, n - v
+                    gradient = gradient_at_z(p, gradient, state, before, place, at, left, goes)
+                    store(offset(dz, v), gradient)
 
 
 @inlined
@@ -486,6 +481,21 @@ def input_gradient(p, buffer, group, block, part, slot):
                 tile_rows(m, n, p.H, ldz, offset(dzs, r * ldz), b, start, 0, c)
                 for i in range(m):
                     to = offset(out, get(index, r + i) * columns + skip)
+                    place = group * p.plan.group + r + i - block.last
                     for v in range(0, n, lanes):
-                        store_first(offset(to, v), load(offset(c, i * width + v)), n - v)
+                        gradient, left = load(offset(c, i * width + v)), n - v
+                        if of_state:
+                            gradient = initial_gradient(p, gradient, place, skip + v, left)
+                        store_first(offset(to, v), gradient, left)
             start = offset(start, p.plan.height * width)
+
+
+# The same for cells that are not plain.
+_cell_forward_step = exchanged(forward_step, **_cells.FUNCTIONS)
+_cell_state_gradient_step = exchanged(state_gradient_step, **_cells.FUNCTIONS)
+CELL = {
+    "forward_block": exchanged(forward_block, forward_step=_cell_forward_step, **_cells.FUNCTIONS),
+    "state_gradient": exchanged(state_gradient, state_gradient_step=_cell_state_gradient_step),
+    "input_gradient": exchanged(input_gradient, **_cells.FUNCTIONS),
+    "clear_padding": exchanged(clear_padding, **_cells.FUNCTIONS),
+}

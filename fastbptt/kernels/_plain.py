@@ -1,0 +1,40 @@
+"""The plain cell: h_t = f(z_t).  `_cells` has the same functions for all others."""
+
+from fastbptt.kernels._activation import activate, slope
+from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels._simd import mul
+
+
+@inlined
+def begin(p, b):
+    pass
+
+
+@inlined
+def fill_added(p, added, rows, index, t):
+    pass
+
+
+@inlined
+def new_state(p, z, t, b, at, left, before, added):
+    return activate(z, p.activation)
+
+
+@inlined
+def hold(p, b, last):
+    pass
+
+
+@inlined
+def gradient_at_z(p, gradient, h, before, place, at, left, goes):
+    return mul(gradient, slope(h, p.activation))
+
+
+@inlined
+def initial_gradient(p, gradient, place, at, left):
+    return gradient
+
+
+@inlined
+def end_at_start(p, b):
+    pass
