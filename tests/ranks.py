@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from typing import Any
 
 TIMEOUT = 60  # seconds: a rank that waits longer waits for ever
 
@@ -54,7 +55,7 @@ class Comm:
         self._world.barrier.abort()
 
 
-def on_ranks(size, function):
+def on_ranks(size, function) -> list[Any]:
     """What function(comm) returns or raises on each rank, in a thread for each."""
     world, found = World(size), [None] * size
 

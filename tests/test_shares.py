@@ -97,6 +97,7 @@ def test_memory_falls_with_the_pieces():
         tracemalloc.stop()
         return peak
 
+    most(None)  # loads the kernels
     assert most(8) < most(None) / 4
 
 
@@ -429,7 +430,7 @@ def test_rank_0_compiles_first(monkeypatch):
     """Then one of each other node, then the rest."""
     nodes, order, local = ("a", "a", "b", "b", "b"), [], threading.local()
     monkeypatch.setattr(_shares.platform, "node", lambda: nodes[local.rank])
-    monkeypatch.setattr(fastbptt.rnn, "warmup", lambda dtype: order.append(local.rank))
+    monkeypatch.setattr("fastbptt.rnn.warmup", lambda dtype: order.append(local.rank))
 
     def prepare(comm):
         local.rank = comm.Get_rank()

@@ -5,6 +5,7 @@ No cores are used twice, and each model has the bits that it has alone.
 
 import contextlib
 import os
+from typing import Any
 
 import joblib
 import numba
@@ -19,7 +20,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 SEEDS = range(4)
 
 
-def train(seed):
+def train(seed) -> Any:
     """What a training leaves: the loss, the weights, and how many threads it had."""
     x = np.random.default_rng(0).standard_normal((40, 10, 1))
     model = fastbptt.RNN(1, 8, 1, seed=seed)
@@ -55,7 +56,7 @@ SWEEPS = pytest.mark.parametrize(
 @pytest.mark.filterwarnings("ignore")  # of Dask's own, about ports and the like
 def test_seeds_in_processes(sweep):
     with sweep():
-        found = joblib.Parallel()(joblib.delayed(train)(seed) for seed in SEEDS)
+        found: Any = joblib.Parallel()(joblib.delayed(train)(seed) for seed in SEEDS)
     assert [each[:2] for each in found] == [train(seed)[:2] for seed in SEEDS]
     assert {2 * threads for *_, threads in found} <= {*range(2, max(CORES, 2) + 1)}
 
@@ -80,5 +81,7 @@ def test_searches(sweep, search):
 
 
 def test_seeds_in_threads():
-    found = joblib.Parallel(n_jobs=4, prefer="threads")(joblib.delayed(train)(s) for s in SEEDS)
+    found: Any = joblib.Parallel(n_jobs=4, prefer="threads")(
+        joblib.delayed(train)(seed) for seed in SEEDS
+    )
     assert [each[:2] for each in found] == [train(seed)[:2] for seed in SEEDS]
