@@ -698,8 +698,9 @@ class Run:
             return bool(callback(self.model, self.history))
 
         if attribute(callback, "rank_0_only", False):
-            return self.ranks.first(call)
-        stop = any(self.ranks.each(call))
+            stop = self.ranks.first(call)
+        else:
+            stop = any(self.ranks.each(call))
         self.ranks.check_same(
             lambda: {"the weights' checksum": zlib.crc32(network.vector.data), **settings()}
         )

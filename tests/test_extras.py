@@ -16,7 +16,7 @@ from fastbptt._extras import PIP_NAMES, MissingExtraError, import_extra
 
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
-OPTIONAL = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
+OPTIONAL = {"matplotlib": "matplotlib", "mpi4py": "mpi4py", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
 def test_imports():
@@ -84,7 +84,9 @@ def test_the_extras_install_what_they_are_named_for():
         pytest.skip("an installed package: no pyproject.toml")
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     found = set(used())
-    assert found == {("matplotlib", "plots"), ("sklearn", "sklearn"), ("tqdm", "progress")}
+    assert found == {
+        ("matplotlib", "plots"), ("mpi4py", "mpi"), ("sklearn", "sklearn"), ("tqdm", "progress"),
+    }  # fmt: skip
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]
         assert OPTIONAL[module] in names, f"{module} is not in the extra {extra!r}"
