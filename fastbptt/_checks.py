@@ -101,23 +101,45 @@ def _layer_in_detail(params: Any, x: Any, activation: Any) -> tuple[int, int, in
             f"params is a {type(params).__name__}, expected Params(W_x, W_h, b)"
         ) from None
     array_type("x", x)
-    dtype = x.dtype
-    if dtype not in FLOATS:
-        raise TypeError(f"x has dtype {dtype}, expected float32 or float64 in native byte order")
-    if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}, expected (T, B, I)")
-    T, B, I = x.shape
+    of_tokens = x.dtype.kind in "iu" and x.ndim == 2
+    if x.dtype not in FLOATS and not of_tokens:
+        raise TypeError(
+            f"x has dtype {x.dtype}, expected float32 or float64 in native byte order, or integers "
+            "(T, B), rows of W_x"
+        )
+    if x.ndim != 3 and not of_tokens:
+        raise ValueError(f"x has shape {x.shape}, expected (T, B, I), or (T, B) of integers")
+    T, B = x.shape[:2]
     array_type("W_x", W_x)
     if W_x.ndim != 2:
         raise ValueError(f"W_x has shape {W_x.shape}, expected (I, H)")
-    H = W_x.shape[1]
+    I, H = W_x.shape if of_tokens else (x.shape[2], W_x.shape[1])
+    dtype, given = (W_x.dtype, "W_x") if of_tokens else (x.dtype, "x")
     if I < 1 or H < 1:
         raise ValueError(f"x {x.shape} and W_x {W_x.shape}: I and H are expected to be at least 1")
+    if dtype not in FLOATS:
+        raise TypeError(f"W_x has dtype {dtype}, expected float32 or float64 in native byte order")
     array("W_x", W_x, dtype, (I, H), "(I, H), I as in x (T, B, I)")
-    array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)")
-    array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)")
+    array("W_h", W_h, dtype, (H, H), "(H, H), H as in W_x (I, H)", given)
+    array("b", b, dtype, (H,), "(H,), H as in W_x (I, H)", given)
     one_of("activation", activation, ACTIVATIONS)
     return T, B, I, H, dtype
+
+
+def tokens(name: str, x: np.ndarray, size: int, lengths: np.ndarray | None, time: int = 0) -> None:
+    """Integers from 0 to size - 1, where they count.
+
+    x is (T, B), or (B, T) with `time` 1; `lengths` say how many steps of each sequence count.
+    """
+    if not x.size or (x.min() >= 0 and x.max() < size):
+        return
+    wrong = (x < 0) | (x >= size)
+    if lengths is not None:
+        steps = np.arange(x.shape[time])
+        wrong &= steps[:, np.newaxis] < lengths if time == 0 else steps < lengths[:, np.newaxis]
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{name}{[*at]} is {x[at]}, expected 0 to {size - 1}: a row of W_x")
 
 
 def readout(W_y: Any, h: Any) -> tuple[int, int, np.dtype]:

@@ -175,7 +175,7 @@ class Network:
 
         Parameters
         ----------
-        x : ndarray, (T, B, I)
+        x : ndarray, (T, B, I), or of integers (T, B): tokens
         lengths : ndarray of int64, (B,), optional
         state : sequence of ndarray, (B, H), optional
             Initial states, for each layer and direction; zero by default.

@@ -150,7 +150,8 @@ def inputs(
     Parameters
     ----------
     x : array_like
-        (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.
+        (N, T, I), (N, T) if I is 1, or a list of (T_i, I) or (T_i,) arrays.  If I is not 1,
+        integers (N, T) or a list of (T_i,) are tokens.
     lengths : array_like of int, (N,), or None
         For an array x: the steps of each sequence that count.
     size : int
@@ -160,26 +161,60 @@ def inputs(
     Returns
     -------
     Sequences
-        Steps of shape (I,).
+        Steps of shape (I,), or () if they are tokens.
     """
     if isinstance(x, (list, tuple)):
         if lengths is not None:
             raise ValueError(
                 "lengths is given with a list x, whose arrays have lengths of their own"
             )
+        each = [real(f"x[{i}]", a) for i, a in enumerate(x)]
+        if size > 1 and _integers(each) and any(a.size for a in each):
+            return tokens("x", x, None, size)
         return _from_list("x", x, (size,), dtype)
-    on_disk, x = isinstance(x, np.memmap), real("x", x)
+    given, x = x, real("x", x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
+    if x.ndim == 2 and x.dtype.kind in "iu":
+        return tokens("x", given, lengths, size)
     if x.ndim != 3 or x.shape[2] != size:
         raise ValueError(
             f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
-            f"with I = {size}, or a list of arrays"
+            f"with I = {size}, {'' if size == 1 else '(N, T) of integers, '}or a list of arrays"
             f"{f': pass [x] for one sequence of {len(x)} steps' if x.shape[1:] == (size,) else ''}"
         )
     N, T = x.shape[:2]
     lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
-    return _from_padded(x, lengths, dtype, on_disk)
+    return _from_padded(x, lengths, dtype, isinstance(given, np.memmap))
+
+
+def tokens(
+    name: str, x: ArrayLike | Sequence[ArrayLike], lengths: ArrayLike | None, size: int
+) -> Sequences:
+    """Sequences of integers from 0 to size - 1, which stand for rows of W_x.
+
+    Parameters
+    ----------
+    name : str
+        What errors call x.
+    x : array_like of int, (N, T), or list of (T_i,)
+    lengths, size
+        As for :func:`inputs`.
+    """
+    if isinstance(x, (list, tuple)):
+        arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(x)]
+        if not _integers(arrays):
+            raise ValueError(f"{name} is a list of other arrays, expected integers (T_i,)")
+        for i, a in enumerate(arrays):
+            _checks.tokens(f"{name}[{i}]", a, size, None)
+        return _from_list(name, x, (), np.int64)
+    on_disk, x = isinstance(x, np.memmap), real(name, x)
+    if x.ndim != 2 or x.dtype.kind not in "iu":
+        raise ValueError(f"{name} holds {x.dtype} of shape {x.shape}, expected integers (N, T)")
+    N, T = x.shape
+    lengths = None if lengths is None else _checks.lengths(lengths, T, N)
+    _checks.tokens(name, x, size, lengths, time=1)
+    return _from_padded(x, np.full(N, T) if lengths is None else lengths, x.dtype, on_disk)
 
 
 def targets(
@@ -212,9 +247,7 @@ def targets(
         or_classes = size > 1
     if of_steps and isinstance(y, (list, tuple)):
         each = [real(f"y[{i}]", a) for i, a in enumerate(y)]
-        classes = or_classes and all(
-            a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in each
-        )
+        classes = or_classes and _integers(each)
         for a in each if classes else ():
             _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
@@ -241,6 +274,11 @@ def targets(
     if classes and y.dtype.kind == "u" and y.dtype.itemsize == 8:
         _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
     return _from_padded(y, x.lengths, dtype, on_disk)
+
+
+def _integers(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether all are (T_i,) of integers, or empty."""
+    return all(a.ndim == 1 and (a.dtype.kind in "iu" or a.size == 0) for a in arrays)
 
 
 def check_same_lengths(name: str, lengths: ArrayLike, x: Sequences) -> None:

@@ -30,7 +30,7 @@ class Pass(NamedTuple):
     Attributes
     ----------
     lengths : ndarray, (B,), or None
-    x : list of ndarray, (T, B, I or D H)
+    x : list of ndarray, (T, B, I or D H), or of integers (T, B)
         Inputs.
     h : list of ndarray, (T + 1, B, H)
         States.
@@ -127,7 +127,7 @@ class Stack:
 
         Parameters
         ----------
-        x : ndarray, (T, B, I)
+        x : ndarray, (T, B, I), or of integers (T, B): tokens
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
             Initial states, or potentials, for each layer and direction; zero by default.
         lengths : ndarray of int64, (B,), optional
@@ -151,13 +151,13 @@ class Stack:
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
             if self.dropout and drawn is not None and l > 0:
-                mask = scaled(drawn[:, l - 1], self.dropout, x.dtype)
+                mask = scaled(drawn[:, l - 1], self.dropout, below.dtype)
                 below = below * mask
             passed.masks.append(mask)
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = np.empty((B, self.hidden_size), x.dtype) if self._of_potential else None
+                v = np.empty((B, self.hidden_size), self.layers[i].b.dtype) if self._of_potential else None
                 passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
@@ -167,7 +167,7 @@ class Stack:
                 )  # fmt: skip
                 passed.h.append(h)
         if self.output_dropout and drawn is not None:
-            passed.masks.append(scaled(drawn[:, -1], self.output_dropout, x.dtype))
+            passed.masks.append(scaled(drawn[:, -1], self.output_dropout, h.dtype))
         return passed
 
     @property
@@ -230,7 +230,7 @@ class Stack:
         dstates : float, default 0.0
             Times the state after each step, of every layer and direction, a gradient at that state.
         need_dx : bool, default True
-            False leaves out the gradient of the inputs and its cost.
+            False leaves out the gradient of the inputs and its cost.  Tokens have none.
         out : sequence of Params, optional
             C-contiguous arrays to fill with the gradients of the weights, and to return.
 
@@ -244,6 +244,7 @@ class Stack:
         if dstate is not None and not potentials:
             dlast, dstate = (dstate if dlast is None else _sums(dlast, dstate)), None
         leaking = leaks(self.leak, H, passed.h[0].dtype)
+        need_dx = need_dx and passed.x[0].ndim == 3
         run = find_backend(self.backend).backward  # the rest was checked on the way here
         layers = [_like(params) for params in self.layers] if out is None else list(out)
         dh0 = [np.empty_like(h[0]) for h in passed.h]
@@ -301,7 +302,7 @@ class Stack:
         dlast: SomeStates | None,
     ) -> None:
         """Check the gradients given against the pass."""
-        (T, B, _), dtype = passed.x[0].shape, passed.x[0].dtype
+        (T, B, *_), dtype = passed.x[0].shape, passed.h[0].dtype
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")

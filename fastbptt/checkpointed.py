@@ -244,8 +244,8 @@ def backward_windows(
     StackGradients
     """
     space = _space(stack, x, steps)
-    total, part, dxs = None, None, []
-    dstate = None
+    total, part, dstate = None, None, None
+    dxs: list[np.ndarray] = []
     dh0: list[np.ndarray] = []
     pieces = zip(range(0, max(len(x), 1), steps), windows(x, lengths, steps), starts, strict=True)
     for t, (window, its_lengths), (h0, rng, noise) in reversed([*pieces]):
@@ -256,14 +256,15 @@ def backward_windows(
             passed, here, dlast, dstate=dstate, dstates=dstates, need_dx=need_dx, out=fill
         )
         dlast, dstate = None, dh0  # a window's initial states are the last ones of that before it
-        dxs.append(dx)
+        if dx is not None:
+            dxs.append(dx)
         if total is None:
             total = dlayers
             continue
         part = dlayers
         for a, its_a in zip(itertools.chain(*total), itertools.chain(*part), strict=True):
             a += its_a
-    dx = np.concatenate(dxs[::-1]) if need_dx else None
+    dx = np.concatenate(dxs[::-1]) if dxs else None
     return StackGradients(total or [], dx, dh0)
 
 
@@ -285,4 +286,4 @@ def windows(
 def _space(stack: Stack, x: np.ndarray, steps: int) -> list[np.ndarray]:
     """Memory for the states of a window, used for each: new memory costs time."""
     shape = min(steps, len(x)) + 1, x.shape[1], stack.hidden_size
-    return [np.empty(shape, x.dtype) for _ in stack.layers]
+    return [np.empty(shape, params.b.dtype) for params in stack.layers]

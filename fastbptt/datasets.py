@@ -386,24 +386,30 @@ def genesis() -> str:
     return _file("genesis.txt").read_text(encoding="utf-8")
 
 
-def encode(text: str) -> tuple[np.ndarray, str]:
-    """The characters of a text as integers.
+def encode(text: str, alphabet: str | None = None) -> tuple[np.ndarray, str]:
+    """The characters of a text as integers, the tokens of a model.
 
     Parameters
     ----------
     text : str
+    alphabet : str, optional
+        The characters that may occur, each once; by default those that do, in order of their code
+        points.
 
     Returns
     -------
     codes : ndarray of int64, (len(text),)
         ``text[i]`` is ``alphabet[codes[i]]``.
     alphabet : str
-        The characters that occur, each once, in order of their code points.
 
     Raises
     ------
-    TypeError
-        If `text` is not a str.
+    TypeError, ValueError
+        If an argument is not a str, or a character is not in the alphabet or twice.
+
+    See Also
+    --------
+    decode : The text again.
 
     Examples
     --------
@@ -411,14 +417,72 @@ def encode(text: str) -> tuple[np.ndarray, str]:
     >>> codes, alphabet = encode("abracadabra")
     >>> codes, alphabet
     (array([0, 1, 4, 0, 2, 0, 3, 0, 1, 4, 0]), 'abcdr')
-    >>> "".join(alphabet[k] for k in codes)
-    'abracadabra'
+    >>> encode("crab", alphabet)[0]
+    array([2, 4, 0, 1])
     """
     if not isinstance(text, str):
         raise TypeError(f"text is a {type(text).__name__}, expected a str")
-    alphabet = "".join(sorted(set(text)))
-    code_of = {character: k for k, character in enumerate(alphabet)}
+    if alphabet is None:
+        alphabet = "".join(sorted(set(text)))
+    code_of = {character: k for k, character in enumerate(_alphabet(alphabet))}
+    if unknown := set(text).difference(code_of):
+        raise ValueError(f"text has {min(unknown)!r}, expected characters of {alphabet!r}")
     return np.array([code_of[character] for character in text], np.int64), alphabet
+
+
+def decode(codes: ArrayLike, alphabet: str) -> str:
+    """The text of which these are the codes, see :func:`encode`.
+
+    Parameters
+    ----------
+    codes : array_like of int, (T,)
+        From 0 to the alphabet's length - 1.
+    alphabet : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value.
+
+    Examples
+    --------
+    >>> from fastbptt.datasets import decode
+    >>> decode([2, 4, 0, 1], "abcdr")
+    'crab'
+    """
+    codes = _codes(codes, len(_alphabet(alphabet)), "the alphabet has")
+    if codes.ndim != 1:
+        raise ValueError(f"codes has shape {codes.shape}, expected (T,)")
+    return "".join([alphabet[code] for code in codes])
+
+
+def _alphabet(alphabet: str) -> str:
+    """Characters, each once."""
+    if not isinstance(alphabet, str):
+        raise TypeError(f"alphabet is a {type(alphabet).__name__}, expected a str")
+    if len(set(alphabet)) < len(alphabet):
+        raise ValueError(f"alphabet is {alphabet!r}, expected each character once")
+    return alphabet
+
+
+def _codes(codes: ArrayLike, size: int, meaning: str) -> np.ndarray:
+    """Integers from 0 to size - 1."""
+    try:
+        codes = np.asarray(codes)
+    except ValueError:
+        raise ValueError("codes is ragged, expected an array of integers") from None
+    if codes.dtype.kind not in "iu" and codes.size:
+        raise TypeError(f"codes has dtype {codes.dtype}, expected integers")
+    if codes.size and (codes.min() < 0 or codes.max() >= size):
+        raise ValueError(
+            f"codes has values from {codes.min()} to {codes.max()}, "
+            f"expected 0 to {size - 1}: {meaning} {size}"
+        )
+    return codes
 
 
 def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.ndarray:
@@ -449,17 +513,7 @@ def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.nd
            [1., 0., 0.]], dtype=float32)
     """
     size, dtype = _checks.integer("size", size, 1), _checks.float_dtype("dtype", dtype)
-    try:
-        codes = np.asarray(codes)
-    except ValueError:
-        raise ValueError("codes is ragged, expected an array of integers") from None
-    if codes.dtype.kind not in "iu" and codes.size:
-        raise TypeError(f"codes has dtype {codes.dtype}, expected integers")
-    if codes.size and (codes.min() < 0 or codes.max() >= size):
-        raise ValueError(
-            f"codes has values from {codes.min()} to {codes.max()}, "
-            f"expected 0 to {size - 1}: size is {size}"
-        )
+    codes = _codes(codes, size, "size is")
     vectors = np.zeros((*codes.shape, size), dtype)
     np.put_along_axis(vectors, codes[..., np.newaxis].astype(np.int64), 1, axis=-1)
     return vectors

@@ -101,7 +101,7 @@ def gradient_flow(
     passed, doutputs, dlast = twin.network.gradient_at_ends(
         given.x, given.y, given.lengths, criterion.compute, given.weight
     )
-    stack, (T, B, _), ends = twin.network.stack, given.x.shape, given.lengths
+    stack, (T, B, *_), ends = twin.network.stack, given.x.shape, given.lengths
     D, H = stack.directions, stack.hidden_size
     above = _scaled(np.zeros((T, B, D * H)) if doutputs is None else doutputs)
     flows: list[dict[str, GradientFlow]] = []  # of each layer, from the top
@@ -232,7 +232,7 @@ def _way_back(
     """
     T, B, H = len(h) - 1, *h.shape[1:]
     lengths = np.full(B, T) if lengths is None else lengths
-    _, df = _FUNCTIONS[activation]
+    _, df, *_ = _FUNCTIONS[activation]
     log10_jacobian = np.zeros((T + 1, B))
     for b, length in enumerate(lengths):
         log10_jacobian[:length, b] = _log10_jacobian(params.W_h, df(h[1 : length + 1, b]))

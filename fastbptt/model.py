@@ -70,6 +70,10 @@ class RNN:
     steps count; or as a list of (T_i, I) arrays of unequal length.  Either gives the same bits.
     They are converted to the model's dtype.
 
+    Words, characters and other tokens come as integers from 0 to I - 1, (N, T) or a list of (T_i,),
+    for I of at least 2.  That is as if each were a one-hot vector of I elements, in less time and
+    memory: a row of W_x is taken for each.
+
     Examples
     --------
     >>> import numpy as np, fastbptt
@@ -197,6 +201,7 @@ class RNN:
         Parameters
         ----------
         x : array_like, (N, T, I), (N, T) if I is 1, or list of (T_i, I) or (T_i,)
+            Or tokens: integers (N, T), or a list of (T_i,).
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
@@ -278,6 +283,97 @@ class RNN:
             for of_layer, its_h in zip(found, h, strict=True):
                 data.enter_outputs(of_layer, index, its_h)
         return found
+
+    def generate(
+        self,
+        prompt: npt.ArrayLike,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        seed: int | np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Go on with sequences of tokens: draw the next from what the model predicts, and read it.
+
+        For a model of tokens in one direction whose outputs are logits of the next token, as
+        trained with the loss "cross_entropy".
+
+        Parameters
+        ----------
+        prompt : array_like of int, (T,) or (N, T), or list of (T_i,)
+            The tokens to go on from, at least one in each sequence.
+        length : int
+            How many to draw for each sequence, at least 0.
+        temperature : float, default 1.0
+            They are drawn with the probabilities softmax(y / temperature): below 1, likely ones
+            more often than the model says.  With 0 each is the likeliest one.
+        seed : None, int or numpy.random.Generator, optional
+            As for :func:`numpy.random.default_rng`.
+
+        Returns
+        -------
+        ndarray of int64, (length,), or (N, length) for several sequences
+            Without the prompt.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, shape or value, or the model is of another kind.
+        FloatingPointError
+            If an output is infinite or NaN.
+
+        See Also
+        --------
+        fastbptt.datasets.encode, fastbptt.datasets.decode : text as tokens, and back.
+
+        Examples
+        --------
+        A model learns to count:
+
+        >>> import numpy as np, fastbptt
+        >>> tokens = np.arange(100) % 5
+        >>> model = fastbptt.RNN(5, 16, 5, output="all", seed=0)
+        >>> history = fastbptt.fit(
+        ...     model,
+        ...     [tokens[:-1]],
+        ...     [tokens[1:]],
+        ...     loss="cross_entropy",
+        ...     optimizer=fastbptt.Adam(learning_rate=0.02),
+        ...     epochs=50,
+        ...     progress=False,
+        ... )
+        >>> model.generate([1, 2, 3], 8, temperature=0)
+        array([4, 0, 1, 2, 3, 4, 0, 1])
+        """
+        if self.bidirectional or not 1 < self.input_size == self.output_size:
+            raise ValueError(
+                f"the model is {self!r}, expected one direction, and as many outputs as inputs, at "
+                "least 2: logits of the next token"
+            )
+        length = _checks.integer("length", length, 0)
+        temperature, rng = _checks.number("temperature", temperature), np.random.default_rng(seed)
+        several = isinstance(prompt, (list, tuple)) and any(np.ndim(a) for a in prompt)
+        if not several:
+            prompt = _sequences.real("prompt", prompt)
+            if not prompt.size:
+                raise ValueError("prompt is empty, expected at least one token")
+            several = prompt.ndim != 1
+            if not several and prompt.dtype.kind in "iu":
+                _checks.tokens("prompt", prompt, self.input_size, None)
+            prompt = prompt if several else prompt[np.newaxis]
+        data = _sequences.tokens("prompt", prompt, None, self.input_size)
+        N = len(data)
+        if (data.lengths == 0).any():
+            raise ValueError("prompt has a sequence without tokens, expected at least one in each")
+        drawn, every = np.empty((N, length), np.int64), np.arange(N)
+        y, state = self.network.outputs(data[every], data.lengths_of(every))
+        y = y[data.lengths - 1, every] if self.output == "all" else y
+        for t in range(length):
+            drawn[:, t] = _draw(y, temperature, rng)
+            if t + 1 == length:
+                break
+            y, state = self.network.outputs(drawn[np.newaxis, :, t], None, state)
+            y = y[-1] if self.output == "all" else y
+        return drawn if several else drawn[0]
 
     def evaluate(
         self,
@@ -595,6 +691,19 @@ def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
     model = RNN.__new__(RNN)
     model._settle(config, Network(**config, vector=vector))
     return model
+
+
+def _draw(y: np.ndarray, temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """For each row of y (N, O) a class, drawn with the probabilities softmax(y / temperature)."""
+    if not np.isfinite(y).all():
+        raise FloatingPointError("the model's outputs are infinite or NaN")
+    if temperature == 0:
+        return y.argmax(axis=1)
+    with np.errstate(over="ignore"):  # at a low temperature: to -infinity
+        z = (y.astype(np.float64) - y.max(axis=1, keepdims=True)) / temperature
+    total = np.exp(z).cumsum(axis=1)
+    u = rng.random((len(y), 1)) * total[:, -1:]
+    return (total[:, :-1] <= u).sum(axis=1)
 
 
 class Mean:

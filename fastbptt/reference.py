@@ -57,8 +57,9 @@ def forward(
     ----------
     params : (W_x, W_h, b)
         Weights of shapes (I, H), (H, H) and (H,).
-    x : ndarray, (T, B, I)
-        Inputs, time-major.
+    x : ndarray, (T, B, I), or of integers, (T, B)
+        Inputs, time-major.  Integers are tokens: the input of one is a row of W_x of its own,
+        :math:`z_t = W_x[x_t] + ...`, as if it were one-hot.
     h : ndarray, (T + 1, B, H)
         ``h[0]`` holds the initial state; the rest is overwritten.  With potentials all is.
     lengths : ndarray of int, (B,), or None
@@ -81,7 +82,8 @@ def forward(
     for t in range(1, len(x) + 1):
         live = _live(t, lengths)
         h_before = h[t - 1, live]
-        z_t = x[t - 1, live] @ W_x + h_before @ W_h + b
+        x_t = x[t - 1, live]
+        z_t = (W_x[x_t] if x.ndim == 2 else x_t @ W_x) + h_before @ W_h + b
         z_t = z_t if noise is None else z_t + _noise(noise, t, h)[live]
         h[t] = h[t - 1]
         if of == "rate":
@@ -111,6 +113,8 @@ def backward(
 
         dx_t = dz_t W_x^T \\qquad dh_0 = dz_1 W_h^T
 
+    Of tokens, each dz_t is added to the row of dW_x that the token is.
+
     With a leak of rates, or of potentials v,
 
     .. math::
@@ -132,7 +136,7 @@ def backward(
     dparams : (dW_x, dW_h, db)
         Overwritten; shapes as in ``params``.
     dx : ndarray, (T, B, I), or None
-        Overwritten, with 0 past a sequence's length; None if it is not wanted.
+        Overwritten, with 0 past a sequence's length; None if it is not wanted, and of tokens.
     dh0 : ndarray, (B, H)
         Overwritten.
     dv : ndarray, (B, H), optional
@@ -160,7 +164,10 @@ def backward(
             dz_t = alpha * dv_t
         else:
             dz_t = g_t * df(h_t)
-        dW_x += x_t.T @ dz_t
+        if x.ndim == 2:
+            np.add.at(dW_x, x_t, dz_t)
+        else:
+            dW_x += x_t.T @ dz_t
         dW_h += h_before.T @ dz_t
         db += dz_t.sum(axis=0)
         if dx is not None:

@@ -126,6 +126,8 @@ def forward(
     x : ndarray, (T, B, I)
         Inputs, time-major, of the same dtype, with any strides.  For a batch-major array pass
         ``x.transpose(1, 0, 2)``: if its last axis is contiguous, nothing is copied.
+        Or tokens, integers (T, B) from 0 to I - 1: in place of ``x[t - 1] @ W_x`` come rows of W_x,
+        ``W_x[x[t - 1]]``, as if x were one-hot.
     h0 : ndarray, (B, H), optional
         Initial state; zero by default.  With a leak of potentials it is that of these, and
         ``h[0] = f(h0)``.
@@ -171,11 +173,13 @@ def forward(
     >>> fastbptt.forward(params, x).shape
     (8, 2, 5)
     """
-    T, B, _, H, dtype = _checks.layer(params, x, activation)
+    T, B, I, H, dtype = _checks.layer(params, x, activation)
     if h0 is not None:
         _checks.array("h0", h0, dtype, (B, H), "(B, H)")
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
+    if x.ndim == 2:
+        _checks.tokens("x", x, I, lengths)
     run = find_backend(backend).forward
     if leak is not None or noise is not None or v is not None:
         return _forward_cell(run, params, x, h0, lengths, activation, leak, noise, out, v)
@@ -203,7 +207,7 @@ def _forward_cell(
     v: np.ndarray | None,
 ) -> np.ndarray:
     """:func:`forward` of a cell that leaks or is noisy."""
-    (T, B, _), H, dtype = x.shape, len(params[2]), x.dtype
+    (T, B, *_), H, dtype = x.shape, len(params[2]), params[2].dtype
     leaking = leaks(leak, H, dtype)
     of_potential = leaking is not None and leaking[1] == "potential"
     inputs = (*params, x, h0, lengths)
@@ -268,7 +272,7 @@ def backward(
         The loss's own gradient at every state ``h[1:]``, or at ``h[-1]`` if only the last states
         enter the loss.  At steps past a sequence's length it is ignored.
     need_dx : bool, default True
-        False saves the cost of the gradient of the inputs.
+        False saves the cost of the gradient of the inputs.  Tokens have none.
     out : (Params, dx, dh0), optional
         Arrays to fill and return, ``dx`` None with ``need_dx=False``: C-contiguous, of the same
         dtype, sharing no memory with an input or each other.
@@ -280,8 +284,8 @@ def backward(
     -------
     Gradients
         ``(params, x, h0)``: the gradients of ``params`` as a `Params`, of ``x`` (zero past a
-        sequence's length; None with ``need_dx=False``), and of the initial state: with a leak of
-        potentials, of theirs.
+        sequence's length; None with ``need_dx=False`` and of tokens), and of the initial state:
+        with a leak of potentials, of theirs.
 
     Raises
     ------
@@ -305,6 +309,9 @@ def backward(
         _checks.dh(dh, dtype, T, B, H)
     if lengths is not None:
         lengths = _checks.lengths(lengths, T, B)
+    if x.ndim == 2:
+        _checks.tokens("x", x, I, lengths)
+        need_dx = False
     run = find_backend(backend).backward
     more = ()
     if leak is not None or dv is not None:

@@ -120,6 +120,8 @@ class Case(NamedTuple):
     every_v : bool
         Whether potentials are asked for at all steps rather than the last, and the loss has a
         gradient at the last ones.
+    tokens : bool
+        Whether x is (T, B) of integers; then `need_dx` is false.
     """
 
     shape: Shape
@@ -133,6 +135,7 @@ class Case(NamedTuple):
     alpha: str = "by unit"
     noise: bool = False
     every_v: bool = False
+    tokens: bool = False
 
     def __str__(self) -> str:
         T, B, I, H = self.shape
@@ -142,6 +145,7 @@ class Case(NamedTuple):
         if self.leak == "potential":
             cell += f", v {'(T + 1, B, H)' if self.every_v else '(B, H)'}"
         cell += ", noise" if self.noise else ""
+        cell += ", tokens" if self.tokens else ""
         return (
             f"T={T} B={B} I={I} H={H} {np.dtype(self.dtype)} {self.activation}{cell}, "
             f"lengths {self.lengths}, dh {dh}, dx {'yes' if self.need_dx else 'no'}, "
@@ -174,7 +178,7 @@ def plan(
     """Cases for every shape, dtype and activation, with other options drawn at random.
 
     Of "tanh", "relu" and "identity" one for each shape without leak and noise; of every activation
-    one for each shape, or each third of many, with a leak and noise drawn as well.
+    one for each shape, or each third of many, with a leak, noise and tokens drawn as well.
 
     What is drawn depends only on the shape, dtype and activation.
 
@@ -204,12 +208,15 @@ def plan(
                 yield case
             third = (number - ACTIVATIONS.index(activation)) % 3
             if cells and (third == 0 or len(shapes) < _FEW):
-                leak = rng.choice(LEAKS)
+                leak, tokens = rng.choice(LEAKS), rng.random() < 0.4
+                plain = leak == "none" and activation in _PLAIN and not tokens
                 yield case.writable(INPUTS)._replace(
                     leak=leak,
                     alpha=rng.choice(ALPHAS),
-                    noise=rng.random() < 0.5 or (leak == "none" and activation in _PLAIN),
+                    noise=rng.random() < 0.5 or plain,
                     every_v=rng.random() < 0.5,
+                    tokens=tokens,
+                    need_dx=case.need_dx and not tokens,
                     lengths=rng.choice(LENGTHS),
                     last_only=rng.random() < 0.5,
                 )
@@ -236,7 +243,7 @@ def check_backend(
     activations : iterable of str, default `ACTIVATIONS`
     shapes : iterable of (T, B, I, H), default :func:`awkward_shapes`
     cells : bool, default True
-        False leaves out leaks and noise.
+        False leaves out leaks, noise and tokens.
 
     Raises
     ------
@@ -538,7 +545,9 @@ def _check_isolation(module: Any, case: Case, data: "_Layer") -> None:
     if not live.any():
         return
     t, b = np.argwhere(live)[live.sum() // 2]
-    for source in ("x", "dh", "noise") if case.noise else ("x", "dh"):
+    for source, has_nan in (("x", not case.tokens), ("dh", True), ("noise", case.noise)):
+        if not has_nan:
+            continue
         index = (b, -1) if source == "dh" and case.last_only else (t, b, -1)
         _check_nan(module, case, data, _run_layer, source, index)
 
@@ -594,11 +603,16 @@ class _Readout(NamedTuple):
 
 def _laid(case: Case, name: str, a: np.ndarray) -> np.ndarray:
     """The numbers that remain in an input's layout: zero strides repeat the first ones."""
-    return _place(a.astype(case.dtype), case.layout(name))[0].copy()
+    return _place(_as(a, case.dtype), case.layout(name))[0].copy()
+
+
+def _as(a: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """The array in a dtype of floating-point numbers, unless it holds tokens."""
+    return a if a.dtype.kind == "i" else a.astype(dtype)
 
 
 def _draw_layer(case: Case, seed: int) -> _Layer:
-    """Draw the inputs of a layer; x, dh and noise are NaN past a sequence's length."""
+    """Draw the inputs of a layer; x, dh and noise are NaN past a sequence's length, tokens -1."""
     T, B, I, H = case.shape
     rng = np.random.default_rng([seed, T, B, I, H])
     lengths = _draw_lengths(case, rng)
@@ -606,7 +620,8 @@ def _draw_layer(case: Case, seed: int) -> _Layer:
     # Elements are about 1/sqrt(H); at a spectral norm of 0.9 errors do not grow, whatever f is.
     W_h = _laid(case, "W_h", 0.9 * np.linalg.qr(rng.standard_normal((H, H)))[0])
     b = _laid(case, "b", 0.1 * rng.standard_normal(H))
-    x = _laid(case, "x", rng.standard_normal((T, B, I)))
+    x = rng.integers(0, I, (T, B)) if case.tokens else rng.standard_normal((T, B, I))
+    x = _laid(case, "x", x)
     dh = _laid(case, "dh", rng.standard_normal((B, H) if case.last_only else (T, B, H)))
     h = np.empty((T + 1, B, H), case.dtype)
     h[0] = 0.5 * rng.standard_normal((B, H))
@@ -648,13 +663,15 @@ def _draw_lengths(case: Case, rng: np.random.Generator) -> np.ndarray | None:
 
 
 def _pad(data: _Layer, value: float) -> _Layer:
-    """Put a value into x, dh and noise past each sequence's length."""
+    """Put a value into x, dh and noise past each sequence's length; for NaN, -1 into tokens."""
     if data.lengths is None:
         return data
-    past = (np.arange(len(data.x))[:, None] >= data.lengths)[:, :, None]
+    past = np.arange(len(data.x))[:, None] >= data.lengths
 
     def padded(a: np.ndarray) -> np.ndarray:
-        return np.where(past, value, a).astype(a.dtype)
+        if a.ndim == 2:
+            return np.where(past, -1 if np.isnan(value) else 0, a)
+        return np.where(past[:, :, None], value, a).astype(a.dtype)
 
     dh = data.dh if data.dh.ndim == 2 else padded(data.dh)
     noise = None if data.noise is None else padded(data.noise)
@@ -665,7 +682,8 @@ def _lengthen(data: _Layer, more: int) -> _Layer:
     """Append steps past every sequence's length, where the states stay as they are."""
 
     def longer(a: np.ndarray) -> np.ndarray:
-        return np.concatenate([a, np.full((more, *a.shape[1:]), np.nan, a.dtype)])
+        past = -1 if a.dtype.kind == "i" else np.nan
+        return np.concatenate([a, np.full((more, *a.shape[1:]), past, a.dtype)])
 
     h = np.concatenate([data.h, data.h[-1:].repeat(more, axis=0)])
     dh = data.dh if data.dh.ndim == 2 else longer(data.dh)
@@ -780,7 +798,7 @@ def _run_layer(module: Any, case: Case, data: _Layer) -> dict[str, np.ndarray]:
     given = {name: getattr(data, name) for name in INPUTS if getattr(data, name) is not None}
     if data.of == "rate" and data.h.dtype != case.dtype:
         given["h"] = _exact_rates(case, data)
-    inputs = {name: (a.astype(case.dtype), case.layout(name)) for name, a in given.items()}
+    inputs = {name: (_as(a, case.dtype), case.layout(name)) for name, a in given.items()}
     if data.lengths is not None:
         inputs["lengths"] = data.lengths, "C"
     if data.of == "potential" and case.every_v:

@@ -858,7 +858,7 @@ def _last_steps(
 ) -> tuple[Minibatch, Any]:
     """The minibatch of each sequence's last steps, `count` at most, and the states before them."""
     x, lengths = minibatch.x, minibatch.lengths
-    T, B, _ = x.shape
+    T, B = x.shape[:2]
     if count >= T:
         return minibatch, None
     ends = np.full(B, T) if lengths is None else lengths

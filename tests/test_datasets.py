@@ -88,6 +88,45 @@ def test_encode_and_back():
     text = datasets.genesis()
     codes, alphabet = datasets.encode(text)
     assert "".join(map(alphabet.__getitem__, codes)) == text
+    assert datasets.decode(codes, alphabet) == text
+
+
+def test_encode_in_a_given_alphabet():
+    codes, alphabet = datasets.encode("cab", "zbcya")
+    assert codes.tolist() == [2, 4, 1]
+    assert alphabet == "zbcya"
+    assert datasets.decode(codes.astype(np.uint8), alphabet) == "cab"
+    assert datasets.decode([], "") == ""
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "error", "words"),
+    [
+        ("ab", ValueError, "text has 'c', expected characters of 'ab'"),
+        ("aabc", ValueError, "alphabet is 'aabc', expected each character once"),
+        (["a", "b", "c"], TypeError, "alphabet is a list, expected a str"),
+    ],
+)
+def test_alphabets_that_do_not_fit(alphabet, error, words):
+    with pytest.raises(error, match=words):
+        datasets.encode("cab", alphabet)
+
+
+@pytest.mark.parametrize(
+    ("codes", "alphabet", "error", "words"),
+    [
+        ([0, 3], "abc", ValueError, "codes has values from 0 to 3, expected 0 to 2"),
+        ([-1], "abc", ValueError, "codes has values from -1 to -1, expected 0 to 2"),
+        ([0.0], "abc", TypeError, "codes has dtype float64, expected integers"),
+        ([[0]], "abc", ValueError, r"codes has shape \(1, 1\), expected \(T,\)"),
+        ([[0], [0, 1]], "abc", ValueError, "codes is ragged"),
+        ([0], "aa", ValueError, "alphabet is 'aa', expected each character once"),
+        ([0], 5, TypeError, "alphabet is a int, expected a str"),
+    ],
+)
+def test_decode_turns_away(codes, alphabet, error, words):
+    with pytest.raises(error, match=words):
+        datasets.decode(codes, alphabet)
 
 
 @pytest.mark.parametrize("text", [b"abc", ["a", "b"], None])

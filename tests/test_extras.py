@@ -16,7 +16,12 @@ from fastbptt._extras import PIP_NAMES, MissingExtraError, import_extra
 
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
-OPTIONAL = {"matplotlib": "matplotlib", "mpi4py": "mpi4py", "sklearn": "scikit-learn", "tqdm": "tqdm"}
+OPTIONAL = {
+    "matplotlib": "matplotlib",
+    "mpi4py": "mpi4py",
+    "sklearn": "scikit-learn",
+    "tqdm": "tqdm",
+}
 
 
 def test_imports():

@@ -115,7 +115,7 @@ def test_no_inputs():
     ("x", "lengths", "size", "error", "words"),
     [
         (np.zeros((3, 4)), None, 2, ValueError,
-         "x has shape (3, 4), expected (N, T, I) with I = 2, or a list of arrays"),
+         "x has shape (3, 4), expected (N, T, I) with I = 2, (N, T) of integers, or"),
         (np.zeros((3, 2)), None, 2, ValueError,
          "or a list of arrays: pass [x] for one sequence of 3 steps"),
         (np.array([np.zeros(3), np.zeros(2)], object), None, 1, TypeError,

@@ -521,6 +521,152 @@ def test_a_thread_with_all_slots_waits_once():
         end(ended, 8)
 
 
+# Whether threads pay, with times made up
+
+
+def simulate(times, calls, experience=None):
+    """Seconds that calls take in all, as advised, alone and on threads; the share on threads.
+
+    Seconds within a call and from it to the next are ``times(u, number, threads)``, with u uniform
+    in [0, 1), the same for each of the three.
+    """
+    experience = _threads.Experience() if experience is None else experience
+    total, together = [0.0, 0.0, 0.0], 0
+    for number, u in enumerate(np.random.default_rng(0).random(calls).tolist()):
+        threads = 1 if experience.advises_one_thread() else 2
+        together += threads == 2
+        for i, n in enumerate((threads, 1, 2)):
+            total[i] += sum(times(u, number, n))
+        experience.note(threads, 100, *times(u, number, threads))
+    return *total, together / calls
+
+
+def steady(alone, together):
+    """Calls that always take the same."""
+    return lambda u, number, threads: (alone if threads == 1 else together, 5e-5)
+
+
+def at_times_slow(every, delay, both=False):
+    """Of so many calls on threads, or of `both` kinds, one takes longer."""
+
+    def times(u, number, threads):
+        late = delay if u * every < 1 and (both or threads == 2) else 0.0
+        return (1e-4 if threads == 1 else 6e-5) + late, 5e-5
+
+    return times
+
+
+@pytest.mark.parametrize(
+    ("times", "lost"),
+    [
+        (steady(1e-4, 6e-5), 0.05),
+        (steady(2e-5, 1.5e-5), 0.05),
+        (steady(1e-2, 6e-3), 0.05),
+        (steady(0.2, 0.1), 0.05),  # on a slow machine
+        (at_times_slow(20_000, 4e-3), 0.1),  # rarely: they pay for it
+        (at_times_slow(200, 4e-3, both=True), 0.5),  # others are busy, and one thread waits as well
+    ],
+    ids=["plain", "short", "long", "very long", "rarely slow", "all slow"],
+)
+def test_threads_that_pay(times, lost):
+    """The share of what they save that is lost."""
+    advised, alone, together, share = simulate(times, 20_000)
+    assert advised <= together + lost * (alone - together)
+    assert share > 1 - lost
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        steady(1e-4, 2e-4),
+        steady(1e-4, 8e-2),
+        at_times_slow(50, 10e-3),  # faster than one thread all other times
+        at_times_slow(50, 60e-3),
+        # Faster within the call, and slower until the next one
+        lambda u, number, threads: (1e-4, 5e-5) if threads == 1 else (8e-5, 12e-5),
+        lambda u, number, threads: (1e-4, 4e-3 if threads == 2 and u < 0.03 else 5e-5),
+    ],
+    ids=["slower", "much slower", "at times", "at times much", "behind", "behind at times"],
+)
+def test_threads_that_do_not_pay(times):
+    """A fiftieth of the time goes into trying, and some tries before the first one is paid back."""
+    advised, alone, together, _ = simulate(times, 40_000)
+    assert together > 1.1 * alone
+    assert advised <= 1.03 * alone + 2 * max(sum(times(0.0, 0, 2)), _threads.Experience.CREDIT)
+
+
+def test_threads_that_pay_later():
+    """The machine is busy, then idle, then busy again: soon what was learned is no longer used."""
+    busy, idle = at_times_slow(20, 10e-3), steady(1e-4, 6e-5)
+    experience = _threads.Experience()
+    for _ in range(2):
+        advised, alone, *_ = simulate(busy, 20_000, experience)
+        assert advised <= 1.05 * alone
+        *_, share = simulate(idle, 20_000, experience)
+        assert share >= 0.8
+
+
+def test_pauses_between_calls_do_not_count():
+    """As where a user calls now and then: what is learned is learned from the calls."""
+
+    def times(within):
+        return lambda u, number, threads: (within[threads - 1], 0.005 + u)
+
+    assert simulate(times((1e-3, 6e-4)), 2000)[-1] >= 0.95
+    assert simulate(times((1e-3, 2e-3)), 2000)[-1] <= 0.2
+
+
+def test_a_machine_that_stood_still():
+    """A call that took seconds decides for a second or so, not for good."""
+    experience = _threads.Experience()
+    simulate(steady(1e-4, 6e-5), 100, experience)
+    experience.note(1, 100, 9.0, 1.0)
+    advised, alone, *_ = simulate(steady(1e-4, 2e-4), 40_000, experience)
+    assert advised <= alone + 1.2
+    experience.note(2, 100, 9.0, 1.0)
+    *_, share = simulate(steady(1e-4, 6e-5), 100_000, experience)
+    assert share >= 0.5
+
+
+def test_what_a_claim_notes(monkeypatch):
+    """Seconds within each call, and to the next one's beginning, whatever its kind and thread."""
+    now, noted = 100.0, []
+    monkeypatch.setattr(_threads.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(_threads, "launch", lambda worker, task, threads: True)
+    monkeypatch.setattr(_threads, "_latest", _threads._Latest())
+    monkeypatch.setattr(_threads, "_experience", lambda kind: experiences[kind])
+
+    class Experience(_threads.Experience):
+        def note(self, threads, steps, inside, between):
+            noted.append([kinds[self], threads, steps, inside, between])
+
+    experiences = {kind: Experience() for kind in "ab"}
+    kinds = {experience: kind for kind, experience in experiences.items()}
+
+    def call(kind, steps, seconds, operations=1):
+        nonlocal now
+        claim = _threads.Claim(kind, steps, operations)
+        now += seconds
+        claim.use(0, 0)
+
+    with using(2):
+        call("a", 3, 2.0)
+        now += 0.5
+        call("b", 4, 1.0)
+        experiences["a"].rests = True
+        call("a", 5, 4.0)
+        now += 0.25
+        assert noted == [["a", 2, 3, 2.0, 0.5], ["b", 2, 4, 1.0, 0.0]]
+        elsewhere = threading.Thread(target=call, args=("b", 6, 1.0))
+        elsewhere.start()
+        elsewhere.join()
+        assert len(noted) == 2  # what this thread called before is not the other's business
+        call("b", 7, 1.0, _threads.SHORT)  # too long to be timed
+        assert noted[2:] == [["a", 1, 5, 4.0, 1.25]]
+        call("a", 8, 1.0)
+        assert len(noted) == 3
+
+
 # What calls leave behind
 
 

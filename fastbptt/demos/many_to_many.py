@@ -16,7 +16,8 @@ different characters that do so (Witten and Bell 1991),
     p_k(c | u) = (n(uc) + d(u) p_{k-1}(c | u without its first)) / (n(u) + d(u))
 
 A model of text reads characters, and at each step gives the probabilities of the next one, the
-softmax of y_t.  To write, it draws a character from them, reads that one next, and so on.
+softmax of y_t.  To write, it draws a character from them, reads that one next, and so on.  Each
+character is an integer, a token: x_t W_x is a row of W_x, as if x_t were one-hot.
 """
 
 import math
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastbptt.datasets import encode, genesis, one_hot
+from fastbptt.datasets import decode, encode, genesis
 from fastbptt.demos.show import print_by_hand
 from fastbptt.losses import cross_entropy
 from fastbptt.model import RNN
@@ -129,7 +130,7 @@ def run(*, hidden: int = 192, epochs: int = 20, seed: int = 0) -> Result:
                 print(textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  "))
 
     cut = int((1 - HELD_OUT) * len(codes))
-    x, y = pieces(codes[:cut], len(alphabet))
+    x, y = pieces(codes[:cut])
     history = fit(
         model, x, y, loss="cross_entropy", optimizer=optimizer, epochs=epochs, batch_size=PIECES,
         clip_norm=MAX_NORM, truncate=T, progress=False, seed=seed, callback=after_epoch,
@@ -157,11 +158,11 @@ def example() -> tuple[list[float], float, dict[str, float]]:
     return outputs, loss, {name: d.item() for name, d in gradients.items()}
 
 
-def pieces(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The text in equal pieces: one-hot x (N, T, size), and the next characters, y (N, T)."""
+def pieces(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The text in equal pieces: tokens x (N, T), and the next ones, y (N, T)."""
     length = (len(codes) - 1) // PIECES
     end = PIECES * length
-    return one_hot(codes[:end].reshape(PIECES, -1), size), codes[1 : end + 1].reshape(PIECES, -1)
+    return codes[:end].reshape(PIECES, -1), codes[1 : end + 1].reshape(PIECES, -1)
 
 
 def held_out_loss(model: RNN, codes: np.ndarray, cut: int) -> float:
@@ -169,8 +170,7 @@ def held_out_loss(model: RNN, codes: np.ndarray, cut: int) -> float:
     state, total, piece = None, 0.0, 1000
     for start in range(0, len(codes) - 1, piece):
         end = min(start + piece, len(codes) - 1)
-        x = one_hot(codes[np.newaxis, start:end], model.input_size)
-        y, state = model.predict(x, state=state, return_state=True)
+        y, state = model.predict(codes[np.newaxis, start:end], state=state, return_state=True)
         first = max(cut - 1 - start, 0)  # the character after it is the first one held out
         if first < end - start:
             y, target = y[:, first:], codes[np.newaxis, start + first + 1 : end + 1]
@@ -205,12 +205,6 @@ def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndar
 
 def write(model: RNN, alphabet: str, length: int, seed: int) -> str:
     """A text that the model makes up, from the start of a line."""
-    rng = np.random.default_rng(seed)
-    code, state, text = alphabet.index("\n"), None, ""
-    for _ in range(length):
-        x = one_hot([[code]], len(alphabet))
-        y, state = model.predict(x, state=state, return_state=True)
-        p = np.exp((y[0, 0] - y.max()) / TEMPERATURE)
-        code = rng.choice(len(alphabet), p=p / p.sum())
-        text += alphabet[code]
-    return text
+    prompt, _ = encode("\n", alphabet)
+    codes = model.generate(prompt, length, temperature=TEMPERATURE, seed=seed)
+    return decode(codes, alphabet)

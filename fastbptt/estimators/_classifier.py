@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 
+from fastbptt._names import with_our_names
 from fastbptt.estimators import _forms
 from fastbptt.estimators._estimator import Estimator
 from fastbptt.estimators._sklearn import ClassifierMixin, Data, validation
@@ -58,6 +59,7 @@ class RNNClassifier(ClassifierMixin, Estimator):
 
     _LOSS, _STRATIFY = "cross_entropy", True
 
+    @with_our_names
     def __init__(
         self,
         *,

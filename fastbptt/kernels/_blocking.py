@@ -127,11 +127,11 @@ def _own_sums(B, MR, sum_bytes, row_bytes):
     return groups if enough and groups * sum_bytes <= SUMS else 1
 
 
-def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
+def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, tokens=0):
     """Plan of a backward call.
 
     R: H, or 0 for a readout.  A `small` call is for one thread whatever their number.  `cell`:
-    whether it is not a plain one, see `_cells`.
+    whether it is not a plain one, see `_cells`.  `tokens`: rows of W_x, if I is 0 for that.
     """
     lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
     MR = _machine.tile_rows_count()
@@ -147,7 +147,8 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
     x_chunks, h_chunks = I // lanes + 1, -(-R // lanes)
     row_bytes = ((x_chunks + h_chunks) * lanes + ldz) * itemsize
-    sum_rows = I + 1 + R  # of dW_x, db and dW_h
+    x_rows = tokens or I
+    sum_rows = x_rows + 1 + R  # of dW_x, db and dW_h
     groups = 1 if small else _own_sums(B, MR, sum_rows * H * itemsize, row_bytes)
     own = groups > 1
     # One buffer of a time block fills half of L2, the other half is for the packed weights.
@@ -166,8 +167,8 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
              "splits": splits, "parts": parts, "h_panels": h_panels, "x_panels": x_panels,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
-             "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
-             "cleared_rows": CLEARED_ROWS}  # fmt: skip
+             "x_rows": x_rows, "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows),
+             "height": 1 + H, "ldz": ldz, "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
         "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
@@ -176,7 +177,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False):
         "dz": (itemsize, buffers * capacity * ldz),
         "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
-        "where": (INT, buffers * capacity if need_dx else 0),
+        "where": (INT, buffers * capacity if need_dx or tokens else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
         "tiles": (itemsize, threads * MR * NR),
     }

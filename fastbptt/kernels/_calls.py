@@ -99,6 +99,7 @@ class _OfForward(NamedTuple):
     seed: int
     first_step: int
     first_sequence: int
+    tokens: Ints2  # (T, B) if they stand in place of x, which is (T, B, 0); else (0, 0)
 
 
 class _OfBackward(NamedTuple):
@@ -107,6 +108,7 @@ class _OfBackward(NamedTuple):
     leak: int
     alphas: Filled2  # as above
     dv: Given2  # gradient at the last potentials, (B, H); (0, 0) if it is 0
+    tokens: Ints2
 
 
 class Matrix(NamedTuple):
@@ -177,8 +179,10 @@ class BackwardTask(NamedTuple):
     packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
     dz: Floats  # (buffers, capacity, ldz): dz_t by rows
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    where: Ints  # (buffers, capacity): row of dx, (T B, I)
-    sums: Floats  # (groups, I + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    where: Ints  # (buffers, capacity): row of dx, (T B, I); of tokens, row of dW_x
+    sums: (
+        Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
+    )
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
 
@@ -199,6 +203,8 @@ class ForwardCell(NamedTuple):
     seed: int
     first_step: int
     first_sequence: int
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 class BackwardCell(NamedTuple):
@@ -210,6 +216,8 @@ class BackwardCell(NamedTuple):
     has_dv: bool
     dv: Matrix  # gradient at the last potentials, (B, H)
     carried: Floats  # (B, ldz), a row for each place in `order`
+    has_tokens: bool
+    tokens: Ints  # (T, B)
 
 
 def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ h_t > (1 - alpha) h_{t-1} says exactly whether f(z_t) > 0.
 from fastbptt.kernels._activation import activate_any, slope_any, slope_of_rate
 from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._noise import fill_noise
-from fastbptt.kernels._rows import copy_row, copy_row_padded, row
+from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._simd import (
     LANES,
     add,
@@ -24,6 +24,8 @@ from fastbptt.kernels._simd import (
     mul,
     multiply_add,
     offset,
+    offset_bytes,
+    put,
     store,
     store_first,
 )
@@ -67,6 +69,16 @@ def fill_added(p, added, rows, index, t):
         step, first = p.cell.first_step + t - 1, p.cell.first_sequence
         scale, seed = p.cell.scale, p.cell.seed
         fill_noise(added, p.plan.ldn, rows, p.H, scale, seed, step, first, index)
+    if p.cell.has_tokens:
+        for r in range(rows):
+            token = get(p.cell.tokens, (t - 1) * p.B + get(index, r))
+            W_x, to = offset_bytes(p.W_x.data, token * p.W_x.r), offset(added, r * p.plan.ldn)
+            if p.cell.has_noise or p.cell.draws:
+                for at in range(0, p.H, LANES(to)):
+                    more = load_first(offset(W_x, at), p.H - at)
+                    store(offset(to, at), add(load(offset(to, at)), more))
+            else:
+                copy_row_padded(to, W_x, p.H)
 
 
 @inlined
@@ -107,6 +119,30 @@ def hold(p, b, last):
 #
 # where the given dv stands in place of (1 - alpha) dv_{t+1} at a sequence's last step.
 # What is passed on with 1 - alpha lies in `carried`, a row for each place in `order`.
+
+
+@inlined
+def keep_place(p, where, t, b):
+    """Keep where dx_t of sequence b goes, or of tokens, which row of dW_x takes dz_t."""
+    if p.cell.has_tokens:
+        put(where, 0, get(p.cell.tokens, (t - 1) * p.B + b))
+    elif p.need_dx:
+        put(where, 0, (t - 1) * p.B + b)
+
+
+@inlined
+def scatter(p, sums, buffer, block, skip, n):
+    """dW_x[x_t] += dz_t for the n units of a panel, row by row in the buffer's order."""
+    if p.cell.has_tokens:
+        capacity, ldz = p.plan.capacity, p.plan.ldz
+        dW_x, dz = offset(sums.dW_x, skip), offset(p.dz, buffer * capacity * ldz + skip)
+        if block.number == 0:
+            fill_rows(dW_x, p.plan.x_rows, n, p.H)
+        for r in range(block.rows):
+            to = offset(dW_x, get(p.where, buffer * capacity + r) * p.H)
+            for at in range(0, n, LANES(dz)):
+                gradient = add(load_first(offset(to, at), n - at), load(offset(dz, r * ldz + at)))
+                store_first(offset(to, at), gradient, n - at)
 
 
 @inlined
@@ -168,5 +204,15 @@ def end_at_start(p, b):
 # All of these, in place of those of `_plain`.
 FUNCTIONS = {
     f.__name__: f
-    for f in (begin, fill_added, new_state, hold, gradient_at_z, initial_gradient, end_at_start)
+    for f in (
+        begin,
+        fill_added,
+        new_state,
+        hold,
+        keep_place,
+        scatter,
+        gradient_at_z,
+        initial_gradient,
+        end_at_start,
+    )
 }

@@ -251,7 +251,7 @@ def _entry_points(source):
                 put(order, r, r)
                 put(lengths, r, T)
         if get(lengths, 0) == 0:  # no step counts
-            fill_rows(pointer(given.dW_x), I, H, H)
+            fill_rows(pointer(given.dW_x), len(given.dW_x), H, H)
             fill_rows(pointer(given.dW_h), H, H, H)
             fill_rows(db, 1, H, H)
         h_t = given.h.strides[0] if R > 0 else 0
@@ -300,7 +300,7 @@ def whole_forward_task(p, given, start):
         keep=offset(pointer(given.alphas), given.alphas.shape[1]),
         v=pointer(v),
         v_t=p.B * p.H if len(v) > 1 else 0,
-        adds=noise.size > 0 or given.scale.size > 0,
+        adds=noise.size > 0 or given.scale.size > 0 or given.tokens.size > 0,
         has_noise=noise.size > 0,
         noise=matrix(noise, noise.strides[0]),
         draws=given.scale.size > 0,
@@ -308,6 +308,8 @@ def whole_forward_task(p, given, start):
         seed=given.seed,
         first_step=given.first_step,
         first_sequence=given.first_sequence,
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -321,6 +323,8 @@ def whole_backward_task(p, given, start):
         has_dv=given.dv.size > 0,
         dv=matrix(given.dv, 0),
         carried=cast_like(offset(start, given.plan[0].carried_at), p.db),
+        has_tokens=given.tokens.size > 0,
+        tokens=pointer(given.tokens),
     )
     return with_cell(p, cell)
 
@@ -333,6 +337,7 @@ _cell_forward_worker = exchanged(_forward_worker, **CELL)
 _cell_backward_worker = exchanged(
     _backward_worker,
     state_piece=exchanged(state_piece, **CELL),
+    weight_piece=exchanged(weight_piece, **CELL),
     input_piece=exchanged(input_piece, **CELL),
     **CELL,
 )
@@ -395,8 +400,8 @@ def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False):
-    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell)
+def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
+    plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
     compiled = _compiled_backward(dtype, True) if cell else _compiled_backward(dtype)
     return _prepared(compiled, plan)
 
@@ -413,6 +418,7 @@ NO_W_h = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 NO_SCALE = {dtype: np.zeros(0, dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
 NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
+NO_TOKENS = np.zeros((0, 0), np.int64)
 
 
 def _rows(a):
@@ -437,6 +443,15 @@ Weights = tuple[np.ndarray, np.ndarray, np.ndarray]  # (W_x, W_h, b), or their g
 Leaking = tuple[np.ndarray, str]  # alpha (H,), and of what
 
 
+def _with_tokens(params, x):
+    """Weights, inputs and tokens: of tokens x, no inputs, and rows of W_x to read vectors from."""
+    if x.ndim == 3:
+        return params, x, NO_TOKENS
+    W_x, W_h, b = params
+    inputs = np.zeros((*x.shape, 0), W_x.dtype)
+    return (_rows(W_x), W_h, b), inputs, np.ascontiguousarray(x, np.int64)
+
+
 def _alphas(leak, H, dtype):
     """alpha and 1 - alpha, (2, H and up to a whole vector); 1 and 0 behind."""
     if leak is None:
@@ -453,13 +468,15 @@ def forward(
     leak: Leaking | None = None, noise: Any = None, v: np.ndarray | None = None,
 ) -> None:  # fmt: skip
     """See :func:`fastbptt.reference.forward`."""
-    T, B, _ = x.shape
+    if leak is None and noise is None and activation in PLAIN and x.ndim == 3:
+        if len(x) and x.shape[1]:
+            _run_forward(params, x, h, lengths, activation)
+        return
+    T, B = x.shape[:2]
     if not B or not (T or leak):
         return
-    if leak is None and noise is None and activation in PLAIN:
-        _run_forward(params, x, h, lengths, activation)
-        return
     dtype = h.dtype
+    params, x, tokens = _with_tokens(params, x)
     of = 0 if leak is None else LEAKS[leak[1]]
     v = NO_DX[dtype] if v is None else v if v.ndim == 3 else v[None]
     drawn = NO_SCALE[dtype], 0, 0, 0
@@ -470,7 +487,7 @@ def forward(
         drawn = scale, seed, noise.first_step, noise.first_sequence
         noise = None
     noise = NO_DX[dtype] if noise is None else _rows(noise)
-    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, *drawn
+    cell = of, _alphas(leak, h.shape[2], dtype), v, noise, *drawn, tokens
     _run_forward(params, x, h, lengths, activation, cell)
 
 
@@ -495,8 +512,8 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     threads = claim.threads if claim else 1
     key = B, I, H, R, dtype, threads
     if cell is not None:
-        leak, alphas, v, noise, scale, seed, first_step, first_sequence = cell
-        key = *key, True, noise.size + scale.size > 0
+        leak, alphas, v, noise, scale, seed, first_step, first_sequence, tokens = cell
+        key = *key, True, noise.size + scale.size + tokens.size > 0
     run, worker, plan, total = _prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
@@ -507,7 +524,7 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     else:
         task = run((
             x, W_x, W_h, b, h, by_length, activation, plan, work, leak, alphas, v, noise, scale,
-            seed, first_step, first_sequence,
+            seed, first_step, first_sequence, tokens,
         ))  # fmt: skip
     if claim:
         claim.use(worker, task)
@@ -524,10 +541,11 @@ def backward(
     every_step = dh.ndim == 3
     if x.shape[1] and (len(x) or leak):
         cell = None
-        if leak is not None or activation not in PLAIN:
+        if leak is not None or activation not in PLAIN or x.ndim == 2:
             of = 0 if leak is None else LEAKS[leak[1]]
+            params, x, tokens = _with_tokens(params, x)
             dv = NO_DH0[h.dtype] if dv is None else _rows(dv)
-            cell = of, _alphas(leak, h.shape[2], h.dtype), dv
+            cell = of, _alphas(leak, h.shape[2], h.dtype), dv, tokens
         if not len(x):
             lengths = np.zeros(x.shape[1], np.int64)
         dh = dh if every_step else dh[None]
@@ -568,8 +586,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     threads = claim.threads if claim else 1
     key = T, B, I, H, R, dtype, small, threads, need_dx
     if cell is not None:
-        leak, alphas, dv = cell
-        key = *key, True
+        leak, alphas, dv, tokens = cell
+        key = *key, True, 0 if I else len(dW_x)
     run, worker, plan, total = _prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     activation = CODES[activation]
@@ -584,7 +602,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     else:
         task = run(
             (x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, by_length, activation, plan,
-             work, leak, alphas, dv)
+             work, leak, alphas, dv, tokens)
         )  # fmt: skip
     if claim:
         claim.use(worker, task)

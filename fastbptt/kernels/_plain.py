@@ -2,7 +2,7 @@
 
 from fastbptt.kernels._activation import activate, slope
 from fastbptt.kernels._compiling import inlined
-from fastbptt.kernels._simd import mul
+from fastbptt.kernels._simd import mul, put
 
 
 @inlined
@@ -22,6 +22,18 @@ def new_state(p, z, t, b, at, left, before, added):
 
 @inlined
 def hold(p, b, last):
+    pass
+
+
+@inlined
+def keep_place(p, where, t, b):
+    """Keep where dx_t of sequence b goes."""
+    if p.need_dx:
+        put(where, 0, (t - 1) * p.B + b)
+
+
+@inlined
+def scatter(p, sums, buffer, block, skip, n):
     pass
 
 

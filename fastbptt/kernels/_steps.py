@@ -22,7 +22,9 @@ from fastbptt.kernels._plain import (
     gradient_at_z,
     hold,
     initial_gradient,
+    keep_place,
     new_state,
+    scatter,
 )
 from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._schedules import forward_space
@@ -236,7 +238,10 @@ def clear_padding(p, number):
 
 @inlined
 def gather_inputs(p, buffer, at, t, first, lo, hi):
-    """[x_t, 1] of rows lo ... hi into the buffer, from its row `at` on, and where dx_t goes."""
+    """[x_t, 1] of rows lo ... hi into the buffer, from its row `at` on, and where dx_t goes.
+
+    Of tokens just the 1, and where dz_t goes.
+    """
     lanes = LANES(p.inputs)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     to = offset(p.inputs, (buffer * chunks * p.plan.capacity + at) * lanes)
@@ -253,8 +258,7 @@ def gather_inputs(p, buffer, at, t, first, lo, hi):
         if whole < p.I:
             end = add(load_first(offset(x, whole), p.I - whole), one)
         store(offset(place, whole * p.plan.capacity), end)
-        if p.need_dx:
-            put(where, r, (t - 1) * p.B + b)
+        keep_place(p, offset(where, r), t, b)
 
 
 @inlined
@@ -376,7 +380,7 @@ def weight_sums(p, group):
     """A group's own sums, or the user's arrays, which all groups share."""
     if p.plan.own_sums:
         dW_x = offset(p.sums, group * p.plan.sum_rows * p.H)
-        db = offset(dW_x, p.I * p.H)
+        db = offset(dW_x, p.plan.x_rows * p.H)
         return Sums(dW_x, offset(db, p.H), db)
     return Sums(p.dW_x, p.dW_h, p.db)
 
@@ -388,10 +392,10 @@ def add_sums(p, part):
     lo, hi = split(rows, p.plan.sum_parts, part), split(rows, p.plan.sum_parts, part + 1)
     for r in range(lo, hi):
         to = offset(p.dW_x, r * p.H)
-        if r == p.I:
+        if r == p.plan.x_rows:
             to = p.db
-        if r > p.I:
-            to = offset(p.dW_h, (r - p.I - 1) * p.H)
+        if r > p.plan.x_rows:
+            to = offset(p.dW_h, (r - p.plan.x_rows - 1) * p.H)
         for v in range(0, p.H, lanes):
             gradient = zeros(p.sums)
             for group in range(p.plan.groups):
@@ -404,12 +408,15 @@ def add_sums(p, part):
 def weight_gradient(p, sums, buffer, block, unit, slot):
     """One unit of dW_x, db and dW_h: a panel of columns, a part of the rows of [x, 1] and h.
 
-    Adds the sum over the buffer's rows; for the first time block it stores.
+    Adds the sum over the buffer's rows; for the first time block it stores.  Of tokens, a panel's
+    first part has dW_x.
     """
     width, lanes = NR(p.packed), LANES(p.packed)
     panel, part = unit // p.plan.parts, unit % p.plan.parts
     skip = panel * width
     n = min(width, p.H - skip)
+    if part == 0:
+        scatter(p, sums, buffer, block, skip, n)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     c = offset(p.tiles, slot * MR(p.packed) * width)
     dz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip)
@@ -493,9 +500,15 @@ def input_gradient(p, buffer, group, block, part, slot):
 # The same for cells that are not plain.
 _cell_forward_step = exchanged(forward_step, **_cells.FUNCTIONS)
 _cell_state_gradient_step = exchanged(state_gradient_step, **_cells.FUNCTIONS)
+_cell_gather_inputs = exchanged(gather_inputs, **_cells.FUNCTIONS)
 CELL = {
     "forward_block": exchanged(forward_block, forward_step=_cell_forward_step, **_cells.FUNCTIONS),
-    "state_gradient": exchanged(state_gradient, state_gradient_step=_cell_state_gradient_step),
+    "state_gradient": exchanged(
+        state_gradient,
+        state_gradient_step=_cell_state_gradient_step,
+        gather_inputs=_cell_gather_inputs,
+    ),
+    "weight_gradient": exchanged(weight_gradient, **_cells.FUNCTIONS),
     "input_gradient": exchanged(input_gradient, **_cells.FUNCTIONS),
     "clear_padding": exchanged(clear_padding, **_cells.FUNCTIONS),
 }

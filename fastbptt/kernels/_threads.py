@@ -14,6 +14,7 @@ exception arises.
 import ctypes
 import functools
 import os
+import threading
 import time
 
 import numba
@@ -228,42 +229,92 @@ def warmup():
 
 
 class Experience:
-    """What calls of one kind cost, alone and on several threads: seconds for one unit of work.
+    """What calls of one kind cost, alone and on several threads: seconds, in the mean.
 
-    Idle threads of other libraries may occupy the other cores: OpenBLAS's spin for up to 0.1 s
-    after every product.  A parallel loop then waits for ticks of the scheduler, 4 ms each, and
-    takes many times as long as one thread would.  So short calls are timed.  The second runs
-    alone, to learn what that costs; and after two in a row that took longer on several threads
-    than that (a single one may have had to wake them), all run alone for a while, longer each time
-    it happens again.
+    On a busy machine a parallel loop may wait for ticks of the scheduler, 4 ms each, and take many
+    times as long as one thread would, if not always: idle threads of other libraries (OpenBLAS's
+    spin for up to 0.1 s after every product) and other programs occupy the other cores.  Or threads
+    save less in a call than what follows loses, as when results lie in another core's cache.  So
+    short calls are timed, together with the time from each to the next.
+
+    Whatever calls lose on several threads, beside the mean of those that ran alone, is paid back:
+    they run alone for `REPAID` times as long, and then try again.  So trying costs a fiftieth of
+    the time, however bad it is, and threads are used soon after it has become better.  What calls
+    have gained before, up to `CREDIT`, is set off against losses.
     """
 
-    REST = 0.02, 1.0  # seconds: the first such while, and the longest
+    REPAID = 50
+    # Seconds.  How much of the time is spent alone while threads pay, to know what that costs: at
+    # least PROBE at one time, and a hundredth in all.
+    PROBE, SHARE = 2e-3, 0.01
+    CREDIT = 5e-3
+    # Of calls alone, those of the last so many seconds count.
+    MEMORY = 0.1
+    # What counts at most: from a call to the next, in which a user may have stopped to think; of a
+    # call alone, in which the machine may have stood still, above four times their mean; of what is
+    # owed.
+    GAP, LATE, REST = 5e-3, 4e-3, 5.0
+
+    __slots__ = ("between", "calls", "credit", "inside", "owed", "per_call", "per_step", "rests",
+                 "steps")  # fmt: skip
 
     def __init__(self):
-        self.calls, self.alone = 0, float("inf")
-        self.slow, self.until, self.rest = 0, 0.0, self.REST[0]
+        # Of calls alone: their number, steps, and seconds within and between them.
+        self.calls = self.steps = self.inside = self.between = 0.0
+        self.per_call = self.per_step = 0.0
+        self.credit = self.owed = 0.0
+        self.rests = False
 
     def advises_one_thread(self):
-        return self.calls == 1 or time.perf_counter() < self.until
+        return self.rests
 
-    def note(self, threads, seconds):
-        self.calls += 1
+    def note(self, threads, steps, inside, between):
+        """Enter a call: its steps, seconds within it, and from it to the next of any kind."""
         if threads == 1:
-            self.alone = min(self.alone, seconds)
-        elif seconds <= self.alone:
-            self.slow, self.rest = 0, self.REST[0]
-        elif self.slow == 0:
-            self.slow = 1
-        else:
-            self.slow = 0
-            self.until = time.perf_counter() + self.rest
-            self.rest = min(2 * self.rest, self.REST[1])
+            self._note_alone(steps, inside, between)
+        elif self.calls:
+            spent = inside + (between if between < self.GAP else self.GAP)
+            credit = self.credit + self.per_step * steps + self.per_call - spent
+            owed = self.owed + self.SHARE * spent
+            if credit < 0:
+                owed, credit = min(owed - self.REPAID * credit, self.REST), 0.0
+            self.credit = credit if credit < self.CREDIT else self.CREDIT
+            self.owed = owed
+            self.rests = owed > self.PROBE
+        else:  # the first one, which may have had to start the threads
+            self.rests, self.owed = True, self.PROBE
+
+    def _note_alone(self, steps, inside, between):
+        # Comparisons, since min and max would take as long as all of this.
+        if between > self.GAP:
+            between = self.GAP
+        if self.calls and inside > self.LATE:
+            most = 4 * self.per_step * steps + self.LATE
+            inside = inside if inside < most else most
+        spent = inside + between
+        owed = self.owed - spent
+        self.owed = owed if owed > -spent else -spent  # a call may be longer than what was owed
+        self.rests = owed > 0
+        keep = 1 - spent / self.MEMORY if spent < self.MEMORY else 0.0
+        self.calls = calls = self.calls * keep + 1
+        self.steps = steps = self.steps * keep + steps
+        self.inside = inside = self.inside * keep + inside
+        self.between = between = self.between * keep + between
+        self.per_step, self.per_call = inside / steps, between / calls
 
 
 @functools.lru_cache(maxsize=1024)
 def _experience(kind):
     return Experience()
+
+
+class _Latest(threading.local):
+    """This thread's latest claim, until its experience is noted."""
+
+    claim = None
+
+
+_latest = _Latest()
 
 
 class Claim:
@@ -272,7 +323,15 @@ class Claim:
     `kind` says which calls cost the same for each of their `steps`.
     """
 
+    __slots__ = "ended", "experience", "started", "steps", "threads"
+
     def __init__(self, kind, steps, operations):
+        before = _latest.claim
+        if before is not None:
+            _latest.claim, now, ended = None, time.perf_counter(), before.ended
+            before.experience.note(
+                before.threads, before.steps, ended - before.started, now - ended
+            )
         self.experience = _experience(kind) if operations < SHORT else None
         self.steps = steps
         if _forked or _claim.value or (self.experience and self.experience.advises_one_thread()):
@@ -283,11 +342,12 @@ class Claim:
         self.started = time.perf_counter()
 
     def use(self, worker, task):
-        """Have a worker do its task on these threads, and note how long the call took.
+        """Have a worker do its task on these threads; how long the call takes will be noted.
 
         With one thread the call has done it already.
         """
-        launched = self.threads > 1 and launch(worker, task, self.threads)
+        if self.threads > 1 and not launch(worker, task, self.threads):
+            self.threads = 1
         if self.experience:
-            seconds = time.perf_counter() - self.started
-            self.experience.note(self.threads if launched else 1, seconds / self.steps)
+            self.ended = time.perf_counter()
+            _latest.claim = self
