@@ -136,7 +136,7 @@ def read_weights(
     loss : Criterion
         The class that it ignores has weight 0.
     """
-    dtype, form, found = x.steps.dtype, y.steps if isinstance(y, Sequences) else y, None
+    dtype, form, found = _dtype(x), y.steps if isinstance(y, Sequences) else y, None
     if sample_weight is not None:
         _check_loss("sample_weight", loss)
         elements = form.ndim == 2 and not loss.of_rows
@@ -170,7 +170,7 @@ def times_class_weight(class_weight: Any, data: Data, size: int, loss: Criterion
         rows = rows[:, 0].astype(np.int64)
     if rows.dtype.kind != "i":
         raise ValueError("class_weight is given, expected y of integer classes, or of 0 and 1")
-    found = np.ones(len(rows), data.x.steps.dtype)
+    found = np.ones(len(rows), _dtype(data.x))
     if data.weight is not None:
         found = _rows(data.weight)
     found = found * _of_classes(class_weight, max(size, 2), np.where(found > 0, rows, 0), found)
@@ -260,6 +260,11 @@ def _of_classes(given: Any, count: int, classes: np.ndarray, weight: np.ndarray)
         found = found.astype(weight.dtype)
     _check_values(name, found)
     return found[classes]
+
+
+def _dtype(x: Sequences) -> np.dtype:
+    """What weights are kept in: the inputs' dtype, but not that of tokens."""
+    return x.steps.dtype if x.steps.dtype.kind == "f" else np.dtype(np.float64)
 
 
 def _contains(y: Rows, value: int) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from ranks import on_ranks
 from trainings import OUTPUT, RAGGED, bits, build, draw, fit, start
 
-from fastbptt import _sequences
+from fastbptt import RNN, _sequences
 
 F4 = np.dtype("float32")
 
@@ -124,3 +124,23 @@ print(model.evaluate(x[:64], y[:64], loss="cross_entropy"))
     assert run.returncode == 0, errors
     assert 0 < float(out) < 1
     assert sum(file.stat().st_blocks for file in files) < 1000, "zeros were written"
+
+
+@pytest.mark.parametrize("form", ["padded", "list"])
+def test_tokens_in_files(tmp_path, form):
+    """Integers in place of one-hot inputs, on one rank and on two."""
+    x = np.random.default_rng(0).integers(0, 5, (9, 6)).astype("uint8")
+    y = (x.astype(int) + 1) % 5
+    inside = (x, y) if form == "padded" else ([*x], [*y])
+    outside = mapped(tmp_path / "x", x), mapped(tmp_path / "y", y)
+    if form == "list":
+        outside = mapped_all(tmp_path, "x", x), mapped_all(tmp_path, "y", y)
+
+    def train(comm, data):
+        model = RNN(5, 8, 5, output="all", seed=0)
+        fit(model, data, loss="cross_entropy", epochs=2, batch_size=4, shares=3, comm=comm)
+        return bits(model)
+
+    expected = train(None, inside)
+    assert train(None, outside) == expected
+    assert on_ranks(2, lambda comm: train(comm, outside)) == [expected] * 2

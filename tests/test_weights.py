@@ -162,6 +162,22 @@ def test_weights_of_1_change_no_bit(output, loss):
     assert found[0] == found[1]
 
 
+def test_weights_beside_tokens():
+    """They need not be integers, as tokens are."""
+    model = RNN(5, 4, 3, output="all", dtype="float64", seed=0)
+    tokens = np.random.default_rng(0).integers(0, 5, (4, 6)).astype("uint8")
+    y, weight = np.zeros((4, 6), int), np.full(4, 0.25)
+    weight[0] = 0.5
+    for options in ({"sample_weight": weight}, {"class_weight": [0.5, 1, 1]}):
+        found = []
+        for x in (tokens, np.eye(5)[tokens]):
+            run = training.Run(model, x, y, loss="cross_entropy", optimizer=SGD(0.0), **options)
+            run.epoch()
+            found.append((run.history.loss[0], run.gradient.vector.copy()))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+        np.testing.assert_allclose(found[0][1], found[1][1], rtol=0, atol=1e-12)
+
+
 # Classes
 
 
