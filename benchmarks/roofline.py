@@ -33,12 +33,13 @@ from fastbptt.kernels._schedules import (
     GRADIENT,
     PACK,
     STATE,
+    TEAM,
     Walk,
+    backward_piece,
     buffer_of,
     first_phase,
     forward_piece,
     phase_of,
-    rejoined,
 )
 from fastbptt.kernels._simd import LANES, load, offset, pointer, put, store
 from fastbptt.kernels._steps import (
@@ -75,7 +76,7 @@ def _forward_workers(source):
                 if part == PACKING and piece.kind == PACK:
                     pack_forward(p, piece.number)
                 if part == STATES and piece.kind == FORWARD:
-                    forward_block(p, piece.number, slot)
+                    forward_block(p, piece.number, 1, slot)
                 ticket += 1
                 piece = forward_piece(p, ticket)
 
@@ -90,38 +91,38 @@ def _backward_workers(source):
     def walker(part):
         def worker(task, slot):
             source  # noqa: B018
-            p, ticket, drawn = fetch(task), 0, 0
+            p, place = fetch(task), 0
             weights = p.plan.h_panels * p.plan.parts
             walk = Walk(p.plan, p.B, p.has_lengths, p.lengths)
-            phase = first_phase(walk)
-            while True:
-                phase = phase_of(walk, phase, ticket)
-                if phase.kind == END:
-                    break
-                number, group = ticket - phase.start, phase.group
-                if phase.kind == PACK and part == PACKING:
-                    pack_backward(p, number)
-                if phase.kind == STATE and number == 0:
-                    block, buffer = phase.block, buffer_of(walk, phase, phase.block, slot)
-                    live = block.live
-                    if part == STATES:
-                        state_gradient(p, buffer, group, block, phase.other.last, 0, live, slot)
-                    if part == INPUTS:  # where dx goes: no state gradients have said it
-                        for r in range(block.rows):
-                            b = group * p.plan.group + r % live
-                            row = (block.t - 1 - r // live) * p.B + b
-                            put(p.where, buffer * p.plan.capacity + r, row)
-                if phase.kind == GRADIENT:
-                    block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
-                    if part == WEIGHTS and number < weights:
-                        weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
-                    if part == INPUTS and number >= weights:
-                        input_gradient(p, buffer, group, block, number - weights, slot)
-                if phase.is_own:
+            piece = backward_piece(walk, place)
+            while piece.kind != END:
+                if piece.kind == PACK and part == PACKING:
+                    pack_backward(p, piece.number)
+                ticket, phase, team = 0, first_phase(walk, piece.number), piece.number
+                while piece.kind == TEAM:
+                    phase = phase_of(walk, phase, ticket)
+                    if phase.kind == END:
+                        break
+                    number, group = ticket - phase.start, phase.group
+                    if phase.kind == STATE and number == 0:
+                        block, before = phase.block, phase.other.last
+                        buffer = buffer_of(walk, team, block, slot)
+                        if part == STATES:
+                            state_gradient(p, buffer, team, group, block, before, 0, 1, slot)
+                        if part == INPUTS:  # where dx goes: no state gradients have said it
+                            for r in range(block.rows):
+                                b = group * p.plan.group + r % block.live
+                                row = (block.t - 1 - r // block.live) * p.B + b
+                                put(p.where, buffer * p.plan.capacity + r, row)
+                    if phase.kind == GRADIENT:
+                        block, buffer = phase.other, buffer_of(walk, team, phase.other, slot)
+                        if part == WEIGHTS and number < weights:
+                            weight_gradient(p, weight_sums(p, group), buffer, block, number, slot)
+                        if part == INPUTS and number >= weights:
+                            input_gradient(p, buffer, group, block, number - weights, slot)
                     ticket += 1
-                else:
-                    drawn += 1
-                    ticket, phase = drawn, rejoined(walk, phase)
+                place += 1
+                piece = backward_piece(walk, place)
 
         return worker
 
@@ -157,7 +158,7 @@ def _forward_parts(shape, dtype):
     T, B, I, H = sizes(shape)
     (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
     h = np.zeros((T + 1, B, H), dtype)
-    run, _ = _drivers._compiled_forward(dtype)
+    run, _ = _drivers._compiled_forward(dtype, False)
     plan = plan_forward(B, I, H, H, dtype.itemsize, 1)
     call = ForwardCall(
         x=x, W_x=W_x, W_h=W_h, b=b, h=h, by_length=_drivers.ALL, activation=0,
@@ -173,7 +174,7 @@ def _backward_parts(shape, dtype, h):
     dx = np.zeros((T, B, I), dtype)
     dW_x, dW_h, db = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
     dh0 = np.zeros((B, H), dtype)
-    run, _ = _drivers._compiled_backward(dtype)
+    run, _ = _drivers._compiled_backward(dtype, False)
     small = operations(shape)[1] < _drivers.ALONE_BELOW
     plan = plan_backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
     call = BackwardCall(

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from fastbptt._constraints import Constraints
 from fastbptt._extras import MissingExtraError
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise
@@ -27,6 +28,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Checkpoints",
+    "Constraints",
     "Gradients",
     "History",
     "Leak",
@@ -53,16 +55,19 @@ if TYPE_CHECKING:
     from fastbptt import datasets as datasets
     from fastbptt import diagnostics as diagnostics
     from fastbptt import estimators as estimators
+    from fastbptt import jax as jax
     from fastbptt import losses as losses
+    from fastbptt import onnx as onnx
     from fastbptt import optimizers as optimizers
     from fastbptt import plots as plots
     from fastbptt import tasks as tasks
     from fastbptt import testing as testing
+    from fastbptt import torch as torch
 else:
     # Imported at first use: some need an extra.
     _MODULES = (
-        "datasets", "diagnostics", "estimators", "losses", "optimizers", "plots", "tasks",
-        "testing",
+        "datasets", "diagnostics", "estimators", "jax", "losses", "onnx", "optimizers", "plots",
+        "tasks", "testing", "torch",
     )  # fmt: skip
 
     def __getattr__(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import numpy as np
@@ -89,12 +90,14 @@ class Leak:
             raise ValueError(f"tau is {tau}, expected finite and at least dt, {dt}")
         return cls(dt / found, of)
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019  a leak is small
     def of_units(self, H: int, dtype: np.dtype) -> tuple[np.ndarray, str] | None:
         """alpha of each unit, (H,), and the form; None if it is that of a plain layer."""
         alpha = np.asarray(self.alpha)
         if alpha.ndim and alpha.shape != (H,):
             raise ValueError(f"leak's alpha has shape {alpha.shape}, expected {(H,)}: (H,)")
-        alpha = np.broadcast_to(alpha.astype(dtype), (H,))
+        alpha = np.full(H, alpha, dtype)
+        alpha.flags.writeable = False
         if not (alpha > 0).all():
             raise ValueError(f"leak's alpha is {alpha.min()} as {dtype}, expected above 0")
         return None if self.of == "rate" and (alpha == 1).all() else (alpha, self.of)
@@ -111,7 +114,7 @@ class Leak:
         return hash((self.of, np.asarray(self.alpha).tobytes()))
 
     def __repr__(self) -> str:
-        alpha = self.alpha if isinstance(self.alpha, float) else self.alpha.tolist()
+        alpha = np.asarray(self.alpha).tolist()
         return f"Leak({alpha!r}, of={self.of!r})"
 
 

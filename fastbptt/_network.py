@@ -3,16 +3,24 @@
 A :class:`Network` knows nothing of data sets; :mod:`fastbptt.model` does.  All its weights lie in
 one vector, of which each named array is a view, and so do their gradients: an optimizer, a copy of
 the best weights, a norm are one operation each.
+
+Constrained weights are computed from others, see :mod:`fastbptt._constraints`.  What is trained is
+a vector, too, of which those without constraints are the common part::
+
+    | constrained weights | weights without constraints | theta |
+    '------------------ vector ------------------------'
+                          '------------------ free -----------'
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastbptt import _checks
+from fastbptt._constraints import Constraints, Entries, LowRank
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
@@ -22,6 +30,8 @@ from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params,
 # Elements of the states that `Network.outputs` keeps at a time, 32 MiB of float32.
 KEPT_STATES = 8 << 20
 
+Rule = Entries | LowRank
+
 
 def weight_shapes(
     input_size: int,
@@ -29,10 +39,14 @@ def weight_shapes(
     output_size: int,
     num_layers: int,
     bidirectional: bool,
+    train_initial_state: bool = False,
     **_: Any,
 ) -> Iterator[tuple[str, Shape]]:
     """Name and shape of each array of weights, in their order, one after the other."""
-    yield from layer_shapes(input_size, hidden_size, num_layers, bidirectional)
+    for name, shape in layer_shapes(input_size, hidden_size, num_layers, bidirectional):
+        yield name, shape
+        if train_initial_state and name.endswith(".b"):
+            yield f"{name[:-1]}h0", shape
     yield "W_y", ((1 + bidirectional) * hidden_size, output_size)
     yield "b_y", (output_size,)
 
@@ -42,34 +56,75 @@ class Weights:
 
     Parameters
     ----------
-    vector : ndarray, (P,)
+    memory : ndarray, (Q,)
     shapes : mapping of str to tuple
         As :func:`weight_shapes` gives them.
+    rules : sequence, default ()
+        How the constrained ones are computed.
 
     Attributes
     ----------
+    memory : ndarray, (Q,)
     vector : ndarray, (P,)
+        All weights: its first part.
+    free : ndarray
+        What is trained: its last part; without constraints all of it.
     named : dict of str to ndarray
+        All weights.
+    theta : dict of str to ndarray
+        What the constrained ones are computed from, under their names.
     layers : list of Params
         Those of a stack.
+    h0 : list of ndarray, (H,)
+        The initial state of each layer and direction, if they are trained.
     W_y, b_y : ndarray, (D H, O), (O,)
         The readout's.
     """
 
+    memory: np.ndarray
     vector: np.ndarray
+    free: np.ndarray
     named: dict[str, np.ndarray]
+    theta: dict[str, np.ndarray]
     layers: list[Params]
+    h0: list[np.ndarray]
     W_y: np.ndarray
     b_y: np.ndarray
 
-    def __init__(self, vector: np.ndarray, shapes: Mapping[str, Shape]) -> None:
-        self.vector, self.named, at = vector, {}, 0
-        for name, shape in shapes.items():
-            size = math.prod(shape)
-            self.named[name] = vector[at : at + size].reshape(shape)
-            at += size
-        *of_layers, self.W_y, self.b_y = self.named.values()
-        self.layers = as_layers(of_layers)
+    def __init__(
+        self, memory: np.ndarray, shapes: Mapping[str, Shape], rules: Sequence[Rule] = ()
+    ) -> None:
+        self.memory, self.theta = memory, {}
+        views, at = {}, 0
+        for name in in_memory(shapes, rules):
+            views[name], at = _view(memory, at, shapes[name])
+        self.vector, self.free = memory[:at], memory
+        for rule in rules:
+            self.free = self.free[math.prod(shapes[rule.name]) :]
+            self.theta[rule.name], at = _view(memory, at, rule.shape)
+        self.named = {name: views[name] for name in shapes}
+        self.W_y, self.b_y = views["W_y"], views["b_y"]
+        self.h0 = [a for name, a in self.named.items() if name.endswith(".h0")]
+        self.layers = as_layers(
+            a for name, a in self.named.items() if name.endswith((".W_x", ".W_h", ".b"))
+        )
+
+    @property
+    def trained(self) -> dict[str, np.ndarray]:
+        """What is trained, by the names of the weights."""
+        return {**self.named, **self.theta}
+
+
+def in_memory(shapes: Iterable[str], rules: Iterable[Rule]) -> list[str]:
+    """The names of all weights in the order in which they lie in memory."""
+    constrained = [rule.name for rule in rules]
+    return [*constrained, *(name for name in shapes if name not in constrained)]
+
+
+def _view(memory: np.ndarray, at: int, shape: Shape) -> tuple[np.ndarray, int]:
+    """An array within a vector, and where it ends."""
+    end = at + math.prod(shape)
+    return memory[at:end].reshape(shape), end
 
 
 class Network:
@@ -79,15 +134,18 @@ class Network:
     ----------
     As for :class:`fastbptt.RNN`, checked there; and the weights, by one of
 
-    vector : ndarray, (P,)
-        Taken as it is.
+    memory : ndarray, (Q,)
+        Taken as it is, but for constrained weights, which are computed.
     rng : numpy.random.Generator
         Draws them.
 
     Attributes
     ----------
-    vector : ndarray, (P,)
-        All weights, in the order of :func:`weight_shapes`.
+    weights : Weights
+    memory, vector, free : ndarray
+        Those of the weights.  :meth:`refresh` follows a change of what is free.
+    rules : list
+        How the constrained weights are computed.
     stack : Stack
         The layers, whose weights are views of the vector.
     noise : float
@@ -97,7 +155,11 @@ class Network:
     output: str
     noise: float
     backend: Backend
+    weights: Weights
+    memory: np.ndarray
     vector: np.ndarray
+    free: np.ndarray
+    rules: list[Rule]
     stack: Stack
 
     def __init__(
@@ -114,34 +176,45 @@ class Network:
         noise: float,
         dtype: str,
         backend: Backend,
-        leak: Leak | None = None,
+        leak: Leak | None,
+        train_initial_state: bool,
+        spectral_radius: float | None,
+        constraints: Constraints | None,
         *,
-        vector: np.ndarray | None = None,
+        memory: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> None:
         self.output, self.backend, self.noise = output, backend, noise
         self._output_dropout = output_dropout
-        shapes = weight_shapes(input_size, hidden_size, output_size, num_layers, bidirectional)
-        self._shapes = dict(shapes)
-        self.vector = self._empty(np.dtype(dtype)) if vector is None else vector
-        self._weights = Weights(self.vector, self._shapes)
+        shapes = weight_shapes(
+            input_size, hidden_size, output_size, num_layers, bidirectional, train_initial_state
+        )
+        self._shapes, self.rules = dict(shapes), []
+        if constraints is not None:
+            self.rules = constraints.rules(self._shapes, np.dtype(dtype), backend)
+        self.memory = self._empty(np.dtype(dtype)) if memory is None else memory
+        self.weights = Weights(self.memory, self._shapes, self.rules)
+        self.vector, self.free = self.weights.vector, self.weights.free
         self.stack = Stack(
-            self._weights.layers, directions=1 + bidirectional, activation=activation,
-            leak=leak, dropout=dropout,
+            self.weights.layers, directions=1 + bidirectional, initial=self.weights.h0,
+            activation=activation, leak=leak, dropout=dropout,
             output_dropout=output_dropout if output == "all" else 0.0, backend=backend,
         )  # fmt: skip
         if rng is not None:
-            self._draw(rng)
+            self._draw(rng, spectral_radius)
+        else:
+            self.refresh()
 
     def _empty(self, dtype: np.dtype) -> np.ndarray:
         """Memory for all weights: where there is too little, it is said before work is done."""
-        size = sum(map(math.prod, self._shapes.values()))
+        shapes = *self._shapes.values(), *(rule.shape for rule in self.rules)
+        size = sum(map(math.prod, shapes))
         if size * dtype.itemsize > sys.maxsize:  # np.empty would say so in words of its own
             raise MemoryError("the model has more weights than memory can hold")
         return np.empty(size, dtype)
 
-    def _draw(self, rng: np.random.Generator) -> None:
-        W_y, b_y = self._weights.W_y, self._weights.b_y
+    def _draw(self, rng: np.random.Generator, radius: float | None) -> None:
+        W_y, b_y = self.weights.W_y, self.weights.b_y
         for params in self.stack.layers:
             drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype, seed=rng)
             for a, its_drawn in zip(params, drawn, strict=True):
@@ -149,14 +222,65 @@ class Network:
         limit = math.sqrt(6 / sum(W_y.shape))
         W_y[...] = rng.uniform(-limit, limit, W_y.shape)
         b_y[...] = 0
+        for h0 in self.weights.h0:
+            h0[...] = 0
+        constrained = self.weights.theta
+        for name, W in self.weights.named.items():
+            if radius is not None and name.endswith(".W_h") and name not in constrained:
+                W *= radius  # that of an orthogonal matrix is 1
+        for rule in self.rules:
+            rule.draw(self.weights.named[rule.name], constrained[rule.name], rng, radius)
+
+    def refresh(self) -> None:
+        """Compute the constrained weights from what is trained."""
+        for rule in self.rules:
+            rule.fill(self.weights.theta[rule.name], self.weights.named[rule.name])
+
+    def set_free(self, free: np.ndarray) -> None:
+        """Set what is trained."""
+        self.free[...] = free
+        self.refresh()
+
+    def chain(self, gradient: Weights) -> None:
+        """Fill the gradient of what is trained from that of the weights: the chain rule."""
+        for rule in self.rules:
+            theta, dW = self.weights.theta[rule.name], gradient.named[rule.name]
+            rule.backward(theta, dW, gradient.theta[rule.name])
 
     def named(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """Views of a vector of weights, or of their gradients, by name."""
-        return Weights(vector, self._shapes).named
+        views, at = {}, 0
+        for name in in_memory(self._shapes, self.rules):
+            views[name], at = _view(vector, at, self._shapes[name])
+        return {name: views[name] for name in self._shapes}
+
+    def assign(self, values: Mapping[str, np.ndarray]) -> None:
+        """Set weights by name, once all are checked; those of low rank by M and N, (2, H, R)."""
+        rules = {rule.name: rule for rule in self.rules}
+        for name, a in values.items():
+            if name not in self._shapes:
+                raise ValueError(f"{name!r} is set, expected one of {', '.join(self._shapes)}")
+            rule = rules.get(name)
+            shape, meaning = self._shapes[name], ""
+            if isinstance(rule, LowRank):
+                shape, meaning = rule.shape, ": M and N, (2, H, R)"
+            if a.shape != shape:
+                raise ValueError(f"{name} has shape {a.shape}, expected {shape}{meaning}")
+            if isinstance(rule, Entries):
+                rule.check(a)
+        for name, a in values.items():
+            rule = rules.get(name)
+            if isinstance(rule, LowRank):
+                self.weights.theta[name][...] = a
+                continue
+            self.weights.named[name][...] = a
+            if rule is not None:
+                rule.take(a, self.weights.theta[name])
+        self.refresh()
 
     def new_gradient(self) -> Weights:
         """Memory for the gradients of all weights."""
-        return Weights(np.empty_like(self.vector), self._shapes)
+        return Weights(np.empty_like(self.memory), self._shapes, self.rules)
 
     def draw_noise(self, rng: np.random.Generator | None) -> Noise | None:
         """What training adds at a step of the optimizer, under a seed of its own."""
@@ -178,7 +302,8 @@ class Network:
         x : ndarray, (T, B, I), or of integers (T, B): tokens
         lengths : ndarray of int64, (B,), optional
         state : sequence of ndarray, (B, H), optional
-            Initial states, for each layer and direction; zero by default.
+            Initial states, for each layer and direction; by default those that are trained, or
+            zero.
         noise : Noise, optional
             As for :meth:`fastbptt._stack.Stack.forward`.
 
@@ -254,6 +379,7 @@ class Network:
         *,
         weight: np.ndarray | None = None,
         state: States | None = None,
+        begins: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
         checkpointed: bool = False,
         activity_l2: float = 0.0,
@@ -303,6 +429,7 @@ class Network:
             units = len(self.stack.layers) * self.stack.hidden_size
             dstates = 2 * activity_l2 / max(steps * units, 1)
         given = (target, mask) if weight is None else (target, mask, weight)
+        first = np.full(x.shape[1], state is None) if begins is None else begins
         noise = self.draw_noise(rng)
         if not checkpointed:
             passed = self.stack.forward(x, state, lengths=lengths, rng=rng, noise=noise)
@@ -313,7 +440,10 @@ class Network:
                 top, kept = self._last(last, rng)
             value, dy = loss(self._read(top), *given)
             ends = self._ends(self._read_backward(top, dy, dreadout, kept))
-            self.stack.backward(passed, *ends, dstates=dstates, need_dx=False, out=gradient.layers)
+            *_, dh0 = self.stack.backward(
+                passed, *ends, dstates=dstates, need_dx=False, out=gradient.layers
+            )
+            _sum_of(dh0, first, gradient.h0)
             return value, gradient.vector, last
 
         starts: list[Start] = []
@@ -335,10 +465,11 @@ class Network:
             top, kept = self._last(last, rng)
             value, dy = loss(self._read(top), *given)
             _, dlast = self._ends(self._read_backward(top, dy, dreadout, kept))
-        backward_windows(
+        *_, dh0 = backward_windows(
             self.stack, x, starts, doutputs, dlast, lengths=lengths, steps=window_size(len(x)),
             dstates=dstates, need_dx=False, out=gradient.layers,
         )  # fmt: skip
+        _sum_of(dh0, first, gradient.h0)
         return value, gradient.vector, last
 
     def gradient_at_ends(
@@ -389,7 +520,7 @@ class Network:
         return None, [*below, *(dtop[:, d * H : (d + 1) * H] for d in range(D))]
 
     def _read(self, top: np.ndarray) -> np.ndarray:
-        return readout(self._weights.W_y, self._weights.b_y, top, backend=self.backend)
+        return readout(self.weights.W_y, self.weights.b_y, top, backend=self.backend)
 
     def _read_backward(
         self,
@@ -402,7 +533,7 @@ class Network:
 
         `mask` is what dropout multiplied this by, if not the stack did it.
         """
-        W_y, dtop = self._weights.W_y, np.empty(top.shape, top.dtype)
+        W_y, dtop = self.weights.W_y, np.empty(top.shape, top.dtype)
         H, O = W_y.shape
         # A loss may be a user's own; the rest was checked when it was read.
         _checks.array("dy", dy, top.dtype, (*top.shape[:-1], O), "(..., O), as y has", "y")
@@ -411,3 +542,9 @@ class Network:
         if mask is not None:
             dtop *= mask
         return dtop
+
+
+def _sum_of(dh0: Sequence[np.ndarray], first: np.ndarray, out: Sequence[np.ndarray]) -> None:
+    """Sum the gradients of initial states, (B, H), over the sequences that begin with them."""
+    for a, its_dh0 in zip(out, dh0, strict=False):  # no out where they are not trained
+        np.add.reduce(its_dh0[first], axis=0, out=a)

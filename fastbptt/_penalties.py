@@ -7,7 +7,7 @@ import numpy as np
 
 from fastbptt import _checks
 
-BIASES = "b", "b_y"
+BIASES = "b", "b_y", "h0"  # a state that is trained is no weight, either
 
 
 def matching(argument: str, key: Any, names: Iterable[str]) -> list[str]:

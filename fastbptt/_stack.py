@@ -79,6 +79,8 @@ class Stack:
         The weights: the first layer's for each direction, then the second layer's, and so on.
     directions : {1, 2}, default 1
         D.  The second direction reads each sequence from its end.
+    initial : sequence of ndarray, (H,), default ()
+        The state of each layer and direction that sequences begin with; if empty, zero.
     activation, leak, backend
         As for :func:`fastbptt.forward`.
     dropout : float, default 0.0
@@ -89,6 +91,7 @@ class Stack:
 
     layers: Sequence[Params]
     directions: int
+    initial: Sequence[np.ndarray]
     num_layers: int
     hidden_size: int
     activation: Activation
@@ -102,13 +105,14 @@ class Stack:
         layers: Sequence[Params],
         *,
         directions: int = 1,
+        initial: Sequence[np.ndarray] = (),
         activation: Activation = "tanh",
         leak: Leak | None = None,
         dropout: float = 0.0,
         output_dropout: float = 0.0,
         backend: Backend = "numba",
     ) -> None:
-        self.layers, self.directions = layers, directions
+        self.layers, self.directions, self.initial = layers, directions, initial
         self.dropout, self.output_dropout = dropout, output_dropout
         self.activation, self.leak, self.backend = activation, leak, backend
         self.num_layers, self.hidden_size = len(layers) // directions, len(layers[0].b)
@@ -129,7 +133,8 @@ class Stack:
         ----------
         x : ndarray, (T, B, I), or of integers (T, B): tokens
         h0 : ndarray, (L D, B, H), or sequence of ndarray, (B, H), optional
-            Initial states, or potentials, for each layer and direction; zero by default.
+            Initial states, or potentials, for each layer and direction, in place of
+            :attr:`initial`.
         lengths : ndarray of int64, (B,), optional
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out.  Without it nothing is left out.
@@ -145,6 +150,8 @@ class Stack:
         Pass
         """
         D, T, B = self.directions, len(x), x.shape[1]
+        if h0 is None and self.initial:
+            h0 = [np.repeat(a[np.newaxis], B, axis=0) for a in self.initial]
         if lengths is not None:
             lengths = _checks.lengths(lengths, T, B)
         passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
@@ -157,7 +164,11 @@ class Stack:
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = np.empty((B, self.hidden_size), self.layers[i].b.dtype) if self._of_potential else None
+                v = (
+                    np.empty((B, self.hidden_size), self.layers[i].b.dtype)
+                    if self._of_potential
+                    else None
+                )
                 passed.v.append(v)
                 h = forward(
                     self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,

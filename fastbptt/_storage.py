@@ -1,8 +1,8 @@
 """Models on disk: safetensors files, which hold numbers and no code, replaced whole or not at all.
 
 A file holds each of :meth:`fastbptt.RNN.parameters` under its name and, as metadata, what the
-model's constructor was given.  A training run's file holds more beside that, see
-:func:`save_training`; :func:`load` reads the model out of either.
+model's constructor was given; and what constrained weights are computed from.  A training run's
+file holds more beside that, see :func:`save_training`; :func:`load` reads the model out of either.
 
 Nothing that a file says is believed before it is checked: it may be damaged, or somebody else's.
 """
@@ -22,9 +22,10 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save as serialized
 
+from fastbptt._constraints import Constraints, Entries
 from fastbptt._leak import Leak
-from fastbptt._network import weight_shapes
-from fastbptt.model import RNN, check_config, model_of
+from fastbptt._network import in_memory, weight_shapes
+from fastbptt.model import IF_SET, RNN, check_config, model_of
 from fastbptt.optimizers import SGD, Adam, RMSprop
 
 try:
@@ -37,9 +38,11 @@ Tensors = dict[str, np.ndarray]
 
 FORMAT = "fastbptt"
 # Of training runs' files: in version 1 they had one random generator, in 2 epochs counted from 0
-# and settings had other names.  Models alone are still 1.
+# and settings had other names.  Models alone are still 1, but for those that leak, have constraints
+# or train their initial state.
 VERSION = 3
 BEST = "best weights"
+THETA = "theta."
 OPTIMIZER = "optimizer."
 DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}  # the format's words and NumPy's
 
@@ -87,7 +90,7 @@ def load(path: FilePath) -> RNN:
     """
     model, tensors, *_ = _read(path)
     if BEST in tensors:
-        model.network.vector[...] = tensors[BEST]
+        model.network.set_free(tensors[BEST])
     return model
 
 
@@ -106,7 +109,7 @@ def save_training(
     model : RNN
     optimizer : SGD, RMSprop or Adam
     best : ndarray or None
-        The best weights so far.
+        The best weights so far, those that are trained.
     progress : dict
         JSON-able, but for arrays: what else there is.
     """
@@ -142,13 +145,16 @@ def load_training(
 
 
 def _write(path: FilePath, model: RNN, tensors: Tensors, progress: Any) -> None:
+    config = _plain(model.config())
+    plain = progress is None and not config.keys() & set(IF_SET)
     metadata = {
         "format": FORMAT,
-        "version": str(1 if progress is None else VERSION),
-        "model": json.dumps(_plain(model.config())),
+        "version": str(1 if plain else VERSION),
+        "model": json.dumps(config),
         "training": json.dumps(progress, default=np.ndarray.tolist),
     }
-    replace(path, serialized({**tensors, **model.parameters()}, metadata))
+    theta = {THETA + name: a for name, a in model.network.weights.theta.items()}
+    replace(path, serialized({**tensors, **model.parameters(), **theta}, metadata))
 
 
 # Reading
@@ -176,36 +182,57 @@ def _read(path: FilePath) -> tuple[RNN, Tensors, Any, int]:
         raise ValueError(f"{path} describes no model: {error}") from error
 
     # One by one, up to the first that is missing: only then does memory follow the sizes given.
-    dtype = config["dtype"]
-    shapes, weights = {}, []
+    dtype, constraints, weights = config["dtype"], config["constraints"], {}
     for name, shape in weight_shapes(**config):
-        shapes[name] = shape
-        weights.append(_taken(path, found, name, shape, dtype).ravel())
-    vector = np.concatenate(weights)
+        weights[name] = _taken(path, found, name, shape, dtype)
+    shapes, rules = {name: a.shape for name, a in weights.items()}, []
+    try:
+        if constraints is not None:
+            rules = constraints.rules(shapes, np.dtype(dtype), config["backend"])
+        for rule in rules:
+            if isinstance(rule, Entries):
+                rule.check(weights[rule.name])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no model: {error}") from error
+    order = in_memory(weights, rules)
+    trained = [weights[name] for name in order[len(rules) :]]
+    for rule in rules:
+        trained.append(_taken(path, found, THETA + rule.name, rule.shape, dtype))
+        shapes[rule.name] = rule.shape
+    size = sum(a.size for a in trained)
+    memory = [*(weights[rule.name] for rule in rules), *trained]
+    model = model_of(config, np.concatenate([a.ravel() for a in memory]))
     tensors = {}
     for name in [*found]:
         if name == OPTIMIZER + "steps":
             tensors[name] = _taken(path, found, name, (), "int64")
         elif name == BEST or name.startswith(OPTIMIZER):
             of = name.removeprefix(OPTIMIZER).partition(".")[2]  # one of the weights, or all
-            tensors[name] = _taken(path, found, name, shapes.get(of, vector.shape), dtype)
+            tensors[name] = _taken(path, found, name, shapes.get(of, (size,)), dtype)
         else:
             raise ValueError(f"{path} holds {name!r}, which is not of this model")
-    return model_of(config, vector), tensors, progress, version
+    return model, tensors, progress, version
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A model's config as JSON has it; without a leak as files had it before there were any."""
-    rest = {name: value for name, value in config.items() if name != "leak"}
-    leak = config["leak"]
-    if leak is None:
-        return rest
-    return {**rest, "leak": {"alpha": np.asarray(leak.alpha).tolist(), "of": leak.of}}
+    """A model's config as JSON has it, without what is not set, as files had it before that was."""
+    found = {name: a for name, a in config.items() if a or name not in IF_SET}
+    leak, constraints = config["leak"], config["constraints"]
+    if leak is not None:
+        found["leak"] = {"alpha": np.asarray(leak.alpha).tolist(), "of": leak.of}
+    if constraints is not None:
+        found["constraints"] = constraints.config()
+    return found
 
 
 def _config(given: Any) -> dict[str, Any]:
     """A model's config from what JSON has."""
-    return {**given, "leak": Leak(**given["leak"])} if "leak" in given else given
+    found = {**given}
+    if "leak" in found:
+        found["leak"] = Leak(**found["leak"])
+    if "constraints" in found:
+        found["constraints"] = Constraints.from_config(found["constraints"])
+    return found
 
 
 def _content(path: FilePath) -> bytes:

@@ -29,12 +29,15 @@ class Minibatch(NamedTuple):
     lengths : ndarray of int64, (B,), or None
     weight : ndarray or None
         What each row or element of y counts.
+    begins : ndarray of bool, (B,), or None
+        Which sequences begin here although states are given; none by default.
     """
 
     x: np.ndarray
     y: np.ndarray
     lengths: np.ndarray | None = None
     weight: np.ndarray | None = None
+    begins: np.ndarray | None = None
 
 
 class Extent(NamedTuple):

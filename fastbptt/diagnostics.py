@@ -94,8 +94,8 @@ def gradient_flow(
             f"model is a {type(model).__name__}, expected an RNN (one layer's weights: "
             f"layer_gradient_flow)"
         )
-    vector = model.vector.astype(np.float64)
-    twin = model_of({**model.config(), "dtype": "float64", "backend": "numpy"}, vector)
+    memory = model.network.memory.astype(np.float64)
+    twin = model_of({**model.config(), "dtype": "float64", "backend": "numpy"}, memory)
     criterion = Criterion(loss)
     given = twin.read(x, y, lengths, criterion, sample_weight).together()
     passed, doutputs, dlast = twin.network.gradient_at_ends(

@@ -2,13 +2,14 @@
 
 import itertools
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks, _sequences
+from fastbptt._constraints import Constraints
 from fastbptt._criterion import Criterion
 from fastbptt._leak import Leak
 from fastbptt._names import with_our_names
@@ -55,9 +56,17 @@ class RNN:
     seed : None, int or numpy.random.Generator, optional
         Draws the initial weights: those of :func:`fastbptt.init_params`, and of the readout
         uniform within ``sqrt(6 / (D H + O))`` of zero, D directions (Glorot and Bengio 2010).
+        Those with constraints: see :class:`fastbptt.Constraints`.
     backend : {"numba", "numpy"}, default "numba"
     leak : Leak, optional
         How slowly units follow their inputs, in every layer: see :class:`fastbptt.Leak`.
+    train_initial_state : bool, default False
+        Train the state before the first step of each layer and direction, the same for all
+        sequences and zero at first.  A `state` that a call is given takes its place.
+    spectral_radius : float, optional
+        Largest absolute value of an eigenvalue of each initial W_h, above 0; 1 by default.
+    constraints : Constraints, optional
+        What the weights keep to: masks, signs, fixed entries, low rank.
 
     Raises
     ------
@@ -97,6 +106,9 @@ class RNN:
     dtype: str
     backend: str
     leak: Leak | None
+    train_initial_state: bool
+    spectral_radius: float | None
+    constraints: Constraints | None
     network: Network
 
     @with_our_names
@@ -117,12 +129,62 @@ class RNN:
         seed: int | np.random.Generator | None = None,
         backend: str = "numba",
         leak: Leak | None = None,
+        train_initial_state: bool = False,
+        spectral_radius: float | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
         config = check_config(
             input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-            dropout, dtype, backend, output_dropout, noise, leak,
+            dropout, dtype, backend, output_dropout, noise, leak, train_initial_state,
+            spectral_radius, constraints,
         )  # fmt: skip
         self._settle(config, Network(**config, rng=np.random.default_rng(seed)))
+
+    @classmethod
+    def from_torch(cls, source: Any, *, readout: str | None = None, **options: Any) -> "RNN":
+        """A model with the weights of one in PyTorch, copied.
+
+        Parameters
+        ----------
+        source : torch.nn.Module or mapping of str to (torch.Tensor or ndarray)
+            A :class:`torch.nn.RNN`, or a module or its ``state_dict()`` with one inside.
+        readout : str, optional
+            Name of the :class:`torch.nn.Linear` that reads states; not needed if there is one.
+            Without any the readout is the identity, and outputs are states.
+        **options
+            `activation`, `output`, `dropout`, `output_dropout`, `noise`, `leak` and `backend`, as
+            for :class:`RNN`; by default those that the module has.  A ``state_dict`` names none.
+
+        Returns
+        -------
+        RNN
+            Its bias is the sum of torch's two.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is not exactly one plain or leaky recurrent module, or no such readout, or
+            weights are neither float32 nor float64.
+        """
+        from fastbptt.torch import from_torch  # needs an extra
+
+        return from_torch(source, readout=readout, **options)
+
+    def to_torch(self) -> Any:
+        """This model as a module of PyTorch, with weights of its own.
+
+        Returns
+        -------
+        fastbptt.torch.Model
+            Called with x (N, T, I), and with `lengths` (N,) if not all steps count, it returns what
+            :meth:`predict` does.  Its ``rnn`` is a :class:`fastbptt.torch.RNN`, which is a
+            :class:`torch.nn.RNN`, or a :class:`fastbptt.torch.LeakyRNN` if the model leaks, is
+            noisy or has an activation that torch's module has not; its ``readout`` is a
+            :class:`torch.nn.Linear`.  :meth:`from_torch` gives the same model back, to the bit.
+        """
+        from fastbptt.torch import to_torch  # needs an extra
+
+        return to_torch(self)
 
     def _settle(self, config: dict[str, Any], network: Network) -> None:
         for name in _CONFIG:
@@ -141,28 +203,90 @@ class RNN:
         dict of str to ndarray
             ``layers.0.W_x`` (I, H), ``layers.0.W_h`` (H, H), ``layers.0.b`` (H,), with
             ``layers.0.reverse.W_x`` ... for the second direction, and so on for each layer; ``W_y``
-            (D H, O) and ``b_y`` (O,).  They are the model's own: writing to them changes it.
+            (D H, O) and ``b_y`` (O,).  With a trained initial state ``layers.0.h0`` (H,) ..., too.
+            They are the model's own: writing to them changes it.  Those with constraints are
+            read-only, see :meth:`set_parameters`.
         """
-        return self.network.named(self.network.vector)
+        named = self.network.named(self.network.vector)
+        for rule in self.network.rules:
+            named[rule.name].flags.writeable = False
+        return named
+
+    def set_parameters(self, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Set weights, of which those with constraints keep to them.
+
+        Parameters
+        ----------
+        values : mapping of str to array_like
+            Some of :meth:`parameters`, by name; those of low rank as M and N, (2, H, R).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is unknown, a shape is wrong or a constraint broken; nothing is set then.
+
+        Examples
+        --------
+        A connection that is there and stays as it is:
+
+        >>> import numpy as np, fastbptt
+        >>> W_h = np.diag([0.5, 0, 0])
+        >>> constraints = fastbptt.Constraints(fixed={"W_h": W_h != 0})
+        >>> model = fastbptt.RNN(1, 3, 1, constraints=constraints, seed=0)
+        >>> model.set_parameters({"layers.0.W_h": W_h})
+        """
+        found = {name: _sequences.real(str(name), a) for name, a in values.items()}
+        with np.errstate(over="ignore"):
+            self.network.assign({n: a.astype(self.dtype) for n, a in found.items()})
+
+    def free_parameters(self) -> dict[str, np.ndarray]:
+        """What training changes.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As :meth:`parameters`, but for weights with constraints: read-only, under their names,
+            the theta that they are computed from, see :class:`fastbptt.Constraints`.  For low rank
+            it is M and N, (2, H, R).
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(1, 50, 1, constraints=fastbptt.Constraints(rank=2), seed=0)
+        >>> M, N = model.free_parameters()["layers.0.W_h"]
+        >>> np.allclose(M @ N.T, model.parameters()["layers.0.W_h"], atol=1e-6)
+        True
+        """
+        found = {name: a.view() for name, a in self.network.weights.trained.items()}
+        for rule in self.network.rules:
+            found[rule.name].flags.writeable = False
+        return found
 
     @property
     def vector(self) -> np.ndarray:
         """All weights one after the other, (P,), in the order of :meth:`parameters`.
 
         It is the model's own: writing to it changes the model.  To set it copies P finite numbers
-        into the model, in its dtype.
+        into the model, in its dtype.  With constraints it is what training changes, the arrays of
+        :meth:`free_parameters`, those of constrained weights last, and read-only.
         """
-        return self.network.vector
+        found = self.network.free
+        if self.network.rules:
+            found = found.view()
+            found.flags.writeable = False
+        return found
 
     @vector.setter
     def vector(self, vector: npt.ArrayLike) -> None:
         found = self._check_vector(vector)
         if not np.isfinite(found).all():
             raise ValueError(f"vector holds NaN, infinity or values too large for {self.dtype}")
-        self.network.vector[...] = found
+        self.network.set_free(found)
 
     def summary(self) -> str:
         """A table of all weights: name, shape, how many numbers, and how many bytes they take.
+
+        Of low rank, it is M and N.
 
         Examples
         --------
@@ -177,7 +301,7 @@ class RNN:
         b_y           (2,)          2      8
         total                     354  1,416
         """
-        sizes = [(name, a.shape, a.size, a.nbytes) for name, a in self.parameters().items()]
+        sizes = [(name, a.shape, a.size, a.nbytes) for name, a in self.free_parameters().items()]
         rows = [("", "shape", "count", "bytes")]
         rows += [(n, str(shape), f"{count:,}", f"{size:,}") for n, shape, count, size in sizes]
         rows += [("total", "", f"{self.vector.size:,}", f"{self.vector.nbytes:,}")]
@@ -205,8 +329,8 @@ class RNN:
         lengths : array of int, (N,), optional
             Steps of each sequence that count, for an array x; all T by default.
         state : ndarray, (num_layers, N, H), optional
-            Initial states, as an earlier call returned them; zero by default.  With a leak of
-            potentials it is these.  One direction only.
+            Initial states, as an earlier call returned them; by default zero, or those that are
+            trained.  With a leak of potentials it is these.  One direction only.
         return_state : bool, default False
             Return the last states too.  A long sequence may be predicted piece by piece, with the
             same bits as at once.
@@ -495,12 +619,12 @@ class RNN:
         """
         criterion = Criterion(loss)
         given = self.read(x, y, lengths, criterion, sample_weight).together()
-        network = Network(**self.config(), vector=self.network.vector.copy())
+        network = Network(**self.config(), memory=self.network.memory.copy())
         gradient = network.new_gradient()
 
         def evaluate(vector: npt.ArrayLike) -> tuple[float, np.ndarray]:
-            network.vector[...] = self._check_vector(vector)
-            value, found, _ = network.loss_and_gradient(
+            network.set_free(self._check_vector(vector))
+            value, *_ = network.loss_and_gradient(
                 given.x,
                 given.y,
                 given.lengths,
@@ -508,7 +632,8 @@ class RNN:
                 weight=given.weight,
                 out=gradient,
             )
-            return float(value), found.astype(np.float64)
+            network.chain(gradient)
+            return float(value), gradient.free.astype(np.float64)
 
         return evaluate
 
@@ -531,7 +656,7 @@ class RNN:
         x, y, lengths, loss, sample_weight
             As for :meth:`evaluate`.
         state : ndarray, (num_layers, N, H), optional
-            Initial states; zero by default.  One direction only.
+            Initial states; by default zero, or those that are trained.  One direction only.
         rng : numpy.random.Generator, optional
             Draws what dropout leaves out, and the noise's seed.  Without it there is neither.
         checkpointed : bool, default False
@@ -542,7 +667,8 @@ class RNN:
         -------
         loss : float
         grads : dict of str to ndarray
-            With the names and shapes of :meth:`parameters`.
+            With the names and shapes of :meth:`parameters`, and of these, whatever constraints
+            there are.
         """
         criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):
@@ -556,6 +682,87 @@ class RNN:
             weight=minibatch.weight, state=before, rng=rng, checkpointed=checkpointed, out=gradient,
         )  # fmt: skip
         return value, gradient.named
+
+    @classmethod
+    def from_keras(
+        cls,
+        layers: Any,
+        *,
+        activation: str | None = None,
+        bidirectional: bool | None = None,
+        output: str | None = None,
+    ) -> "RNN":
+        """A model with the weights of Keras' ``SimpleRNN``, and of a ``Dense`` as its readout.
+
+        Parameters
+        ----------
+        layers : keras.Model, layer, list of layers or list of ndarray
+            ``SimpleRNN``, one or several, plain or all in ``Bidirectional``; then a ``Dense``
+            without activation, or the states are read out as they are.  ``Masking`` and ``Dropout``
+            may stand in between; neither is kept.  Or the arrays of such layers, as their
+            ``get_weights()`` gives them: for each layer and direction (I, H), (H, H), (H,), then
+            (D H, O), (O,).
+        activation, bidirectional, output : optional
+            As for `RNN`, for arrays alone; layers say it themselves.
+
+        Returns
+        -------
+        RNN
+            Of copies of the weights, to the bit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is anything else in the layers.
+
+        See Also
+        --------
+        to_keras : The arrays, for ``set_weights``.
+
+        Notes
+        -----
+        `predict` gives what Keras' does, with `output` "all" for ``return_sequences=True``.  In
+        place of a mask it takes `lengths`, and gives zeros past them, where Keras repeats the last
+        state's output.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> arrays = [np.ones((2, 3)), np.eye(3), np.zeros(3), np.ones((3, 1)), np.zeros(1)]
+        >>> fastbptt.RNN.from_keras(arrays, activation="relu").predict(np.ones((1, 4, 2)))
+        array([[24.]])
+        """
+        from fastbptt._keras import from_keras
+
+        return from_keras(layers, activation, bidirectional, output)
+
+    def to_keras(self) -> list[np.ndarray]:
+        """The weights as Keras' ``set_weights`` takes them.
+
+        Returns
+        -------
+        list of ndarray
+            Copies, for a ``keras.Sequential`` of ``SimpleRNN`` layers, in ``Bidirectional`` if the
+            model is, and a ``Dense``.
+
+        Raises
+        ------
+        ValueError
+            If the model has an option that these do not have, such as a leak.
+
+        See Also
+        --------
+        from_keras : The way back.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> [a.shape for a in fastbptt.RNN(2, 3, 1, seed=0).to_keras()]
+        [(2, 3), (3, 3), (3,), (3, 1), (1,)]
+        """
+        from fastbptt._keras import to_keras
+
+        return to_keras(self)
 
     def _outputs(
         self,
@@ -602,7 +809,7 @@ class RNN:
 
     def __repr__(self) -> str:
         sizes = self.input_size, self.hidden_size, self.output_size
-        names = _CONFIG[3:] if self.leak is not None else _CONFIG[3:-1]
+        names = (name for name in _CONFIG[3:] if name not in IF_SET or getattr(self, name))
         options = (f"{name}={getattr(self, name)!r}" for name in names)
         return f"RNN({', '.join([*map(str, sizes), *options])})"
 
@@ -614,16 +821,18 @@ class RNN:
     # The named arrays are views of one vector, which a copy of each by itself would not be.
 
     def __getstate__(self) -> tuple[dict[str, Any], np.ndarray]:
-        return self.config(), self.network.vector
+        return self.config(), self.network.memory
 
     def __setstate__(self, state: tuple[dict[str, Any], np.ndarray]) -> None:
-        config, vector = state
-        self._settle(config, Network(**config, vector=np.array(vector)))
+        config, memory = state
+        self._settle(config, Network(**config, memory=np.array(memory)))
 
 
 _CONFIG = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-           "output", "dropout", "output_dropout", "noise", "dtype", "backend",
-           "leak")  # fmt: skip
+           "output", "dropout", "output_dropout", "noise", "dtype", "backend", "leak",
+           "train_initial_state", "spectral_radius", "constraints")  # fmt: skip
+# Of these, what is not set is not shown.
+IF_SET = "leak", "train_initial_state", "spectral_radius", "constraints"
 
 
 def check_config(
@@ -640,6 +849,9 @@ def check_config(
     output_dropout: Any = 0.0,
     noise: Any = 0.0,
     leak: Any = None,
+    train_initial_state: Any = False,
+    spectral_radius: Any = None,
+    constraints: Any = None,
 ) -> dict[str, Any]:
     """Check what :class:`RNN` is made of, sizes and options, and return it as its `config` does."""
     input_size = _checks.integer("input_size", input_size)
@@ -658,9 +870,13 @@ def check_config(
             "output_dropout before the readout"
         )
     leaks(leak, hidden_size, np.dtype(dtype))
+    if spectral_radius is not None:
+        spectral_radius = _checks.number("spectral_radius", spectral_radius, zero=False)
+    if constraints is not None and not isinstance(constraints, Constraints):
+        raise TypeError(f"constraints is {constraints!r}, expected fastbptt.Constraints(...)")
     values = (input_size, hidden_size, output_size, num_layers, bidirectional, activation, output,
-              share, of_outputs, _checks.number("noise", noise), dtype, backend,
-              leak)  # fmt: skip
+              share, of_outputs, _checks.number("noise", noise), dtype, backend, leak,
+              bool(train_initial_state), spectral_radius, constraints)  # fmt: skip
     return dict(zip(_CONFIG, values, strict=True))
 
 
@@ -683,13 +899,13 @@ def _share(name: str, value: Any) -> float:
     return float(value)
 
 
-def model_of(config: dict[str, Any], vector: np.ndarray) -> RNN:
-    """The model of these weights, (P,), which become its own.
+def model_of(config: dict[str, Any], memory: np.ndarray) -> RNN:
+    """The model of these weights, as :class:`fastbptt._network.Weights` has them in memory.
 
-    Nothing is drawn.  `config` is as :func:`check_config` returned it.
+    They become its own; nothing is drawn.  `config` is as :func:`check_config` returned it.
     """
     model = RNN.__new__(RNN)
-    model._settle(config, Network(**config, vector=vector))
+    model._settle(config, Network(**config, memory=memory))
     return model
 
 

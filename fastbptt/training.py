@@ -330,7 +330,7 @@ def fit(
             ranks=ranks,
         )  # fmt: skip
         epochs = _checks.integer("epochs", epochs, 0)
-        before = model.network.vector.copy()
+        before = model.network.memory.copy()
         given = {"callback": callback is not None, "checkpoint": checkpoint is not None}
         ranks.check_same(lambda: {**model.config(), **run.settings, "epochs": epochs, **given})
         by_step = run.source is None or run.source.by_step
@@ -366,10 +366,10 @@ def fit(
                 run.interrupted()
             except (TypeError, ValueError):
                 if len(history.loss) == begun:  # the loss turns targets away: they do not fit
-                    model.network.vector[...] = before
+                    model.network.memory[...] = before
                 raise
         if run.best is not None:
-            model.network.vector[...] = run.best
+            model.network.set_free(run.best)
         return history
 
 
@@ -406,10 +406,10 @@ class Run:
     ----------
     history : History
     generators : Generators
-    best : ndarray, (P,), or None
-        Weights of the epoch ``history.best_epoch``.
-    good : ndarray, (P,)
-        The last weights whose loss was finite.
+    best : ndarray or None
+        Weights of the epoch ``history.best_epoch``: what is trained, ``network.free``.
+    good : ndarray
+        The same of the last weights whose loss was finite.
     """
 
     model: RNN
@@ -520,7 +520,7 @@ class Run:
         if not isinstance(seed, Generators):
             seed = Generators(*np.random.default_rng(seed).spawn(2))
         self.generators, self.history = seed, History()
-        self.best, self.good = None, model.network.vector.copy()
+        self.best, self.good = None, model.network.free.copy()
         self.gradient, self.batch = model.network.new_gradient(), 0
         self.settings = {  # those of the start: a callback may change the optimizer's
             "loss": criterion.name, "sample_weight": None if sample_weight is None else "given",
@@ -599,7 +599,7 @@ class Run:
     def step(
         self, data: Data, index: np.ndarray, pieces: Mapping[int, Piece], first: int = 0
     ) -> tuple[float, float]:
-        """A step of the optimizer: gradients, their sum, penalize, finite?, clip, update.
+        """A step of the optimizer: gradients, their sum, penalize, chain rule, clip, update.
 
         Parameters
         ----------
@@ -618,21 +618,25 @@ class Run:
         weight : float
             How many rows it is the mean or the sum of, or the sum of their weights.
         """
-        network, gradient = self.model.network, self.gradient.vector
+        network = self.model.network
         whole = data.extent(index, first, self.truncate)
         value = self.ranks.sum(
-            self.shares or 1, lambda k: self._part(data, pieces[k], first, whole), gradient
+            self.shares or 1,
+            lambda k: self._part(data, pieces[k], first, whole),
+            self.gradient.vector,
         )
         if self.l1 or self.l2:
-            penalize(network.named(network.vector), network.named(gradient), self.l1, self.l2)
+            penalize(network.weights.named, self.gradient.named, self.l1, self.l2)
         if not math.isfinite(value):
             self.diverged(f"loss is {value} in {self.place()}")
-        self.good[...] = network.vector
-        gradients = self._trained(gradient)
+        self.good[...] = network.free
+        network.chain(self.gradient)
+        gradients = self._trained(self.gradient)
         if self.clip_norm is not None:
             clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer.step(self._trained(network.vector), gradients)
-        if not np.isfinite(network.vector).all():
+        self.optimizer.step(self._trained(network.weights), gradients)
+        network.refresh()
+        if not np.isfinite(network.memory).all():
             self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, whole.weight
 
@@ -671,9 +675,9 @@ class Run:
             value, dy = self.loss.compute(*given)
             return (value, dy) if self.shares is None else (value * share, dy * share)
 
-        x, y, lengths, weight = minibatch
+        x, y, lengths, weight, begins = minibatch
         value, _, piece.state = network.loss_and_gradient(
-            x, y, lengths, loss, weight=weight, state=piece.state, rng=piece.rng,
+            x, y, lengths, loss, weight=weight, state=piece.state, begins=begins, rng=piece.rng,
             checkpointed=self.memory == "checkpointed", activity_l2=self.activity_l2 * of_steps,
             out=self.gradient,
         )  # fmt: skip
@@ -702,7 +706,7 @@ class Run:
         else:
             stop = any(self.ranks.each(call))
         self.ranks.check_same(
-            lambda: {"the weights' checksum": zlib.crc32(network.vector.data), **settings()}
+            lambda: {"the weights' checksum": zlib.crc32(network.memory.data), **settings()}
         )
         return stop
 
@@ -710,12 +714,11 @@ class Run:
         """Where it is: the epoch and the minibatch, from 1."""
         return f"epoch {len(self.history.loss) + 1}, batch {self.batch}"
 
-    def _trained(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """The weights that are trained, or their gradients, as the optimizer takes them."""
+    def _trained(self, weights: Weights) -> dict[str, np.ndarray]:
+        """What is trained, or its gradient, as the optimizer takes it."""
         if not self.frozen:
-            return {"weights": vector}
-        named = self.model.network.named(vector)
-        return {name: a for name, a in named.items() if name not in self.frozen}
+            return {"weights": weights.free}
+        return {name: a for name, a in weights.trained.items() if name not in self.frozen}
 
     def is_stale(self) -> bool:
         """Whether the best epoch is `patience` epochs old; if it is the last, keep its weights."""
@@ -725,23 +728,24 @@ class Run:
         values = history.validation_loss or history.loss
         best_epoch = values.index(min(values)) + 1
         if best_epoch == len(values):
-            best = self.model.network.vector.copy()
+            best = self.model.network.free.copy()
             self.best, history.best_epoch = best, best_epoch
         return len(values) - best_epoch >= self.patience
 
     def diverged(self, what: str) -> NoReturn:
         """Give the model back the last weights whose loss was finite, and say what was not."""
-        self.model.network.vector[...] = self.good
+        self.model.network.set_free(self.good)
         raise FloatingPointError(f"{what}; the model keeps the last weights whose loss was finite")
 
     def interrupted(self) -> None:
         """Keep whole epochs alone in the history, and weights that are finite."""
-        history, vector = self.history, self.model.network.vector
+        history, network = self.history, self.model.network
         history.stopped = "interrupted"
         epochs_done = len(history.seconds)
         del history.loss[epochs_done:], history.validation_loss[epochs_done:]
-        if not np.isfinite(vector).all():
-            vector[...] = self.good
+        network.refresh()  # the step may have been cut short before it
+        if not np.isfinite(network.memory).all():
+            network.set_free(self.good)
 
     def begin(self, checkpoint: str | os.PathLike[str]) -> None:
         """Go on from a file; or write it, which had better fail before an epoch's work."""
@@ -754,15 +758,16 @@ class Run:
         """Begin on all ranks with what rank 0 has."""
         if self.ranks.size == 1:
             return
-        vector, optimizer = self.model.network.vector, self.optimizer
+        network, optimizer = self.model.network, self.optimizer
         found = self.ranks.first(
-            lambda: (vector, self.best, self.generators, self.history, optimizer.settings(),
-                     optimizer.state())
+            lambda: (network.memory, self.best, self.generators, self.history,
+                     optimizer.settings(), optimizer.state())
         )  # fmt: skip
         if self.ranks.rank > 0:
-            weights, self.best, self.generators, self.history, settings, state = found
-            optimizer.restore(settings, state, self._trained(vector))
-            self.good[...] = vector[...] = weights
+            memory, self.best, self.generators, self.history, settings, state = found
+            optimizer.restore(settings, state, self._trained(network.weights))
+            network.memory[...] = memory
+            self.good[...] = network.free
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file to go on from."""
@@ -782,18 +787,20 @@ class Run:
         model, state, best, progress = _storage.load_training(path)
         _check_same(path, model.config(), self.model.config())
         _check_same(path, progress.get("settings"), self.settings)
-        vector = model.network.vector
+        network = model.network
         try:
             history = _history(progress.get("history"), best, self.settings)
             generators = _generators(progress.get("generators"))
-            if not all(np.isfinite(a).all() for a in (vector, best) if a is not None):
+            if not all(np.isfinite(a).all() for a in (network.memory, best) if a is not None):
                 raise ValueError("weights are infinite or NaN")
             # Last, since it changes the optimizer.  A callback may have changed the settings.
-            self.optimizer.restore(progress.get("optimizer"), state, self._trained(vector))
+            trained = self._trained(network.weights)
+            self.optimizer.restore(progress.get("optimizer"), state, trained)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} holds no training to go on with: {error}") from error
         self.generators, self.history, self.best = generators, history, best
-        self.good[...] = self.model.network.vector[...] = vector
+        self.model.network.memory[...] = network.memory
+        self.good[...] = network.free
 
 
 def _check_none(given: dict[str, Any], why: str) -> None:
@@ -866,7 +873,9 @@ def _last_steps(
     noise = network.draw_noise(rng)
     _, state = network.run(x[: skipped.max()], skipped, rng=rng, noise=noise)
     t = np.minimum(np.arange(count)[:, np.newaxis] + skipped, T - 1)
-    piece = minibatch._replace(x=x[t, np.arange(B)], lengths=np.minimum(ends, count))
+    piece = minibatch._replace(
+        x=x[t, np.arange(B)], lengths=np.minimum(ends, count), begins=skipped == 0
+    )
     return piece, state
 
 

@@ -242,7 +242,7 @@ def apply_slope_of_rate(out, h, before, kept, alpha, code):
 
 def exact(name, z):
     """f(z) from functions of the C library, in the type of z."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # in what is not chosen
         if name == "sigmoid":
             return np.where(z < 0, np.exp(z) / (1 + np.exp(z)), 1 / (1 + np.exp(-z)))
         if name == "softplus":

@@ -337,7 +337,7 @@ def noise_forgotten(params, x, h, lengths, activation, leak=None, noise=None, v=
 
 @fault("error")
 def leak_of_the_other_form(params, x, h, lengths, activation, leak=None, noise=None, v=None):
-    if v is not None:
+    if leak is not None and v is not None:
         h[0], leak = v if v.ndim == 2 else v[0], (leak[0], "rate")
     reference.forward(params, x, h, lengths, activation, leak, noise, None)
 

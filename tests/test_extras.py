@@ -17,9 +17,12 @@ from fastbptt._extras import PIP_NAMES, MissingExtraError, import_extra
 PACKAGE = pathlib.Path(fastbptt.__file__).parent
 # As `import` knows them, and as pip does
 OPTIONAL = {
+    "jax": "jax",
     "matplotlib": "matplotlib",
     "mpi4py": "mpi4py",
+    "onnx": "onnx",
     "sklearn": "scikit-learn",
+    "torch": "torch",
     "tqdm": "tqdm",
 }
 
@@ -90,7 +93,8 @@ def test_the_extras_install_what_they_are_named_for():
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     found = set(used())
     assert found == {
-        ("matplotlib", "plots"), ("mpi4py", "mpi"), ("sklearn", "sklearn"), ("tqdm", "progress"),
+        ("jax", "jax"), ("matplotlib", "plots"), ("mpi4py", "mpi"), ("onnx", "onnx"),
+        ("sklearn", "sklearn"), ("torch", "torch"), ("tqdm", "progress"),
     }  # fmt: skip
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]

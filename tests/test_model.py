@@ -736,6 +736,8 @@ CONFIGS = pytest.mark.parametrize(
             "output": "all",
             "backend": "numpy",
             "output_dropout": 0.5,
+            "train_initial_state": True,
+            "spectral_radius": 1.5,
         },
         {"leak": fastbptt.Leak(0.2), "activation": "softplus"},
         {"leak": fastbptt.Leak([0.1, 0.2, 1], "potential"), "num_layers": 2, "output": "all"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import RNN, SGD, Adam, RMSprop, _names, estimators, fit, optimizers
+from fastbptt import RNN, SGD, Adam, Constraints, RMSprop, _names, estimators, fit, optimizers
 
 MODEL = RNN(1, 2, 1, seed=0)
 DATA = np.zeros((3, 4)), np.zeros(3)
@@ -145,7 +145,7 @@ def test_every_name_of_ours_is_one():
     """What an error advises can be done."""
     taken = set()
     for call in (
-        RNN, fit, *optimizers.OPTIMIZERS.values(), estimators.RNNRegressor,
+        RNN, Constraints, fit, *optimizers.OPTIMIZERS.values(), estimators.RNNRegressor,
     ):  # fmt: skip
         taken |= set(inspect.signature(call).parameters)
     for ours, others in _names.OTHERS.items():

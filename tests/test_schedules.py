@@ -4,6 +4,7 @@ import random
 import types
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -49,15 +50,10 @@ def lengths_of(T, B, kind):
     return np.sort(found)[::-1].tolist()
 
 
-def units(p):
-    """Pieces that a time block's weight and input gradients are cut into."""
-    return p.plan.h_panels * p.plan.parts + p.plan.row_parts
-
-
 class Workers:
     """Workers that walk the list of a task, each as far as it gets before it must wait.
 
-    What a worker has in hand, a piece or the phase of its ticket, `first` and `after` return.
+    What a worker has in hand, `first` and `after` return.
     """
 
     first: Callable
@@ -115,10 +111,12 @@ class Forward(Workers):
         if piece.kind == _schedules.FORWARD:
             packs = [key for key in self.done if key[0] == _schedules.PACK]
             assert len(packs) == self.p.plan.panels
-            space = S.forward_space(self.p, piece.number, slot)
-            assert 0 <= space < min(self.p.plan.threads, self.p.plan.blocks)
-            assert space not in self.spaces, "two blocks at once in one space"
-            self.spaces[space] = piece.number
+            block = piece.number // self.p.plan.shares
+            space = S.forward_space(self.p, block, slot)
+            assert 0 <= space < self.p.plan.spaces
+            holders = self.spaces.setdefault(space, [])
+            assert all(each == block for each in holders), "two blocks at once in one space"
+            holders.append(block)
         return piece
 
     def end(self, slot, piece):
@@ -126,7 +124,8 @@ class Forward(Workers):
         if piece.kind == _schedules.PACK:
             self.counters[_schedules.PACKED] += 1
         else:
-            del self.spaces[S.forward_space(self.p, piece.number, slot)]
+            block = piece.number // self.p.plan.shares
+            self.spaces[S.forward_space(self.p, block, slot)].remove(block)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -138,8 +137,17 @@ def test_forward(shape, threads):
         workers = Forward(types.SimpleNamespace(plan=plan), seed=B + threads)
         workers.run()
         expected = [(_schedules.PACK, n) for n in range(plan.panels)]
-        expected += [(_schedules.FORWARD, n) for n in range(plan.blocks)]
+        expected += [(_schedules.FORWARD, n) for n in range(plan.blocks * plan.shares)]
         assert workers.done == dict.fromkeys(expected, 1)
+
+
+class Place(NamedTuple):
+    """Where a worker is: at a piece of the list that all share, or of its team's."""
+
+    kind: int
+    piece: Any
+    ticket: int
+    phase: Any
 
 
 class Backward(Workers):
@@ -148,87 +156,107 @@ class Backward(Workers):
     def __init__(self, p, seed):
         super().__init__(p.plan.threads, seed)
         self.p = p
+        self.teams = [[0] * _schedules.TEAM_COUNTERS for _ in range(p.plan.teams)]
         self.done = Counter()
-        self.steps = Counter()  # (group, t, part of the rows): state gradients computed
+        self.steps = Counter()  # (group, low): pieces of its state gradients done
         self.written = {}  # buffer -> (group, block) whose state gradients it holds
         self.gone = {}  # (group, block) -> its other gradients done
         self.order = {}  # (group or 0, unit) -> blocks in the order in which they were added
-        self.tickets = {}
 
     def first(self, slot):
-        self.tickets[slot] = self.draw()
-        return S.phase_of(self.p, S.first_phase(self.p), self.tickets[slot])
+        piece = S.backward_piece(self.p, self.draw())
+        if piece.kind == _schedules.TEAM:
+            return Place(_schedules.TEAM, piece, -1, S.first_phase(self.p, piece.number))
+        return Place(piece.kind, piece, 0, None)
 
-    def after(self, slot, phase):
-        if phase.is_own:
-            self.tickets[slot] += 1
-        else:
-            self.tickets[slot], phase = self.draw(), S.rejoined(self.p, phase)
-        return S.phase_of(self.p, phase, self.tickets[slot])
+    def after(self, slot, place):
+        if place.phase is None:
+            return self.first(slot)
+        ticket, team = place.ticket + 1, self.teams[place.piece.number]
+        if self.p.plan.members > 1:
+            ticket = team[_schedules.TEAM_TICKETS]
+            team[_schedules.TEAM_TICKETS] += 1
+        phase = S.phase_of(self.p, place.phase, ticket)
+        if phase.kind == _schedules.END:
+            return self.first(slot)
+        return Place(phase.kind, place.piece, ticket, phase)
 
-    def ready(self, phase):
+    def ready(self, place):
+        piece, phase = place.piece, place.phase
+        if self.counters[_schedules.PACKED] < piece.packed:
+            return False
+        if self.counters[_schedules.LEFT] < piece.left:
+            return False
+        if phase is None or self.p.plan.members == 1:
+            return True
+        team = self.teams[piece.number]
         return (
-            self.counters[_schedules.PACKED] >= phase.packed
-            and self.counters[_schedules.STATES] >= phase.states
-            and self.counters[_schedules.GRADIENTS] >= phase.gradients
+            team[_schedules.STATES] >= phase.states
+            and team[_schedules.GRADIENTS] >= phase.gradients
         )
 
     def count(self, kind):
         return sum(number for key, number in self.done.items() if key[0] == kind)
 
-    def begin(self, slot, phase):
-        p, plan, number = self.p, self.p.plan, self.tickets[slot] - phase.start
-        assert 0 <= number < phase.pieces
-        kind, group, block = phase.kind, phase.group, phase.block
+    def begin(self, slot, place):
+        p, plan, kind, phase = self.p, self.p.plan, place.kind, place.phase
         if kind not in (_schedules.PACK, _schedules.CLEAR):
             prepared = self.count(_schedules.PACK) + self.count(_schedules.CLEAR)
             assert prepared == S.prepared(p)
+        if kind == _schedules.SUM:
+            assert self.count(_schedules.LEAVE) == plan.groups
+        if phase is None or kind == _schedules.TEAM:
+            return kind, None, None, place.piece.number, None, None
+        team, number = place.piece.number, place.ticket - phase.start
+        group, block, other = phase.group, phase.block, phase.other
+        assert 0 <= number < phase.pieces
         if kind == _schedules.STATE:
-            buffer = S.buffer_of(p, phase, block, slot)
-            assert 0 <= buffer < self.buffers()
+            buffer = S.buffer_of(p, team, block, slot)
+            assert 0 <= buffer < 2 * min(plan.threads, plan.teams)
             if block.t < p.lengths[group * plan.group]:  # goes on from the block before
-                before = group, phase.other.low
-                assert phase.other.low == block.t
-                assert self.steps[before] == plan.splits
+                before = group, other.low
+                assert other.low == block.t
+                assert self.steps[before] == S.state_pieces(p)
                 assert self.written[buffer ^ 1] == before
             held = self.written.get(buffer)
             if held != (group, block.low):
-                assert held is None or self.gone[held] == units(p), "still to be read"
+                assert held is None or self.gone[held] == S.gradient_pieces(p), "still to be read"
                 self.written[buffer] = group, block.low
                 self.gone[group, block.low] = 0
-            return kind, group, block, number, buffer, phase.raises
+            return kind, group, block, number, buffer, team
         if kind == _schedules.GRADIENT:
-            other, buffer = phase.other, S.buffer_of(p, phase, phase.other, slot)
+            buffer = S.buffer_of(p, team, other, slot)
             assert self.written[buffer] == (group, other.low)
-            assert self.steps[group, other.low] == plan.splits
+            assert self.steps[group, other.low] == S.state_pieces(p)
             unit = group if plan.own_sums else 0, number
             self.order.setdefault(unit, []).append((group, other.low))
             assert (len(self.order[unit]) == 1) == (other.number == 0)  # the first one stores
-            return kind, group, other, number, buffer, phase.raises
-        if kind == _schedules.SUM:
-            assert self.count(_schedules.LEAVE) == plan.groups
-        if kind == _schedules.LEAVE:
-            number = group
-        return kind, group, block, number, None, phase.raises
+            return kind, group, other, number, buffer, team
+        assert kind == _schedules.LEAVE
+        blocks = blocks_of(p, group)
+        gone = [self.gone.get((group, low)) for _, low in blocks]
+        assert gone == [S.gradient_pieces(p)] * len(blocks)
+        return kind, group, block, group, None, team
 
     def end(self, slot, piece):
-        kind, group, block, number, buffer, raises = piece
+        kind, group, block, number, buffer, team = piece
+        if kind == _schedules.TEAM:
+            return
         if kind == _schedules.STATE:
             assert self.written[buffer] == (group, block.low)
             self.steps[group, block.low] += 1
             self.done[kind, group, block.t, block.low, number] += 1
+            self.teams[team][_schedules.STATES] += 1
         elif kind == _schedules.GRADIENT:
             assert self.written[buffer] == (group, block.low)
             self.gone[group, block.low] += 1
             self.done[kind, group, block.t, block.low, number] += 1
+            self.teams[team][_schedules.GRADIENTS] += 1
         else:
             self.done[kind, number] += 1
-        if raises >= 0:
-            self.counters[raises] += 1
-
-    def buffers(self):
-        plan = self.p.plan
-        return 2 * min(plan.threads, plan.groups) if plan.own_sums else 2
+            if kind != _schedules.SUM:
+                left = kind == _schedules.LEAVE
+                self.counters[_schedules.LEFT if left else _schedules.PACKED] += 1
 
 
 def blocks_of(p, group):
@@ -268,8 +296,9 @@ def test_backward(shape, threads, kind):
         for group in range(plan.groups):
             for t, low in blocks_of(p, group):
                 steps.append((group, low))
-                expected += [(_schedules.STATE, group, t, low, n) for n in range(plan.splits)]
-                expected += [(_schedules.GRADIENT, group, t, low, n) for n in range(units(p))]
+                states, gradients = range(S.state_pieces(p)), range(S.gradient_pieces(p))
+                expected += [(_schedules.STATE, group, t, low, n) for n in states]
+                expected += [(_schedules.GRADIENT, group, t, low, n) for n in gradients]
             if plan.own_sums:
                 expected.append((_schedules.LEAVE, group))
         if plan.own_sums:

@@ -112,6 +112,13 @@ TRAININGS = {
     "penalized": ({}, {"l1": 0.01, "l2": {"W_h": 0.1}, "activity_l2": 0.1, "frozen": "b"}),
     "weighted": ({}, {"sample_weight": np.arange(N) % 3, "loss": "ssr"}),
     "noisy": ({"noise": 0.2}, {"truncate": 3}),
+    "constrained": (
+        {
+            "constraints": fastbptt.Constraints(dale=0.5, self_connections=False),
+            "train_initial_state": True,
+        },
+        {"truncate": 3},
+    ),
     "numpy": ({"backend": "numpy"}, {"loss": losses.huber}),
 }
 

@@ -125,7 +125,9 @@ def test_the_file_holds_the_parameters_by_name_and_no_code(tmp_path):
     for name, a in model.parameters().items():
         np.testing.assert_array_equal(tensors[name], a, strict=True)
     assert (metadata["format"], metadata["version"]) == ("fastbptt", "1")
-    assert {**json.loads(metadata["model"]), "leak": None} == model.config()
+    not_set = {"leak": None, "train_initial_state": False, "spectral_radius": None}
+    not_set["constraints"] = None
+    assert {**json.loads(metadata["model"]), **not_set} == model.config()
     start, numbers = path.read_bytes()[:9], sum(a.nbytes for a in tensors.values())
     assert start[8:] == b"{"
     assert path.stat().st_size == 8 + int.from_bytes(start[:8], "little") + numbers

@@ -28,7 +28,7 @@ import fastbptt
 from fastbptt import Params
 from fastbptt.kernels import _drivers, _threads
 from fastbptt.kernels._simd import float_modes, pointer, set_float_modes
-from fastbptt.kernels._threads import wait_for_late_workers
+from fastbptt.kernels._waiting import wait_for_late_workers
 
 # Work for several threads, T B H (I + H) >= 200,000: many steps, many sequences, both with edges;
 # fewer rows than a tile has; a wide layer; two groups of sequences with sums of their own, fewer

@@ -11,6 +11,7 @@ import pytest
 from numba import njit
 
 from fastbptt.kernels import _machine
+from fastbptt.kernels._blocking import RUN
 from fastbptt.kernels._simd import offset, offset_bytes, pointer
 from fastbptt.kernels._tile import NR, tile_columns, tile_rows
 
@@ -39,7 +40,7 @@ def call_wide(n, k, a, b, stride, c):
 @njit
 def call_columns(m, n, k, ldb, a, b, start, c, at):
     a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
-    tile_columns(m, n, k, a, b, ldb, offset_bytes(pointer(c), at[3]))
+    tile_columns(m, n, k, RUN, a, b, ldb, offset_bytes(pointer(c), at[3]))
 
 
 class Kind(NamedTuple):
@@ -145,7 +146,7 @@ def test_whole_numbers_are_exact(kind, dtype, k):
 def test_rounding_errors(kind, dtype, k):
     """Within k roundings of u relative to |start| + |a| |b|; one more where products round too.
 
-    Sums of SUM_ROWS terms, added up, round no more often than that.
+    Sums of RUN terms, added up, round no more often than that.
     """
     wider = np.float64 if dtype == np.float32 else np.longdouble
     if np.finfo(wider).nmant == np.finfo(dtype).nmant:

@@ -70,9 +70,7 @@ def with_jax(W_x, W_h, b, x, dh):
     import jax
     import jax.numpy as jnp
 
-    jax.config.update("jax_enable_x64", x.dtype == np.float64)
-
-    def loss(params, inputs):
+    def outputs(params, inputs):
         W_x, W_h, b = params
 
         def step(h, z):
@@ -80,19 +78,43 @@ def with_jax(W_x, W_h, b, x, dh):
             return h, h
 
         h0 = jnp.zeros((inputs.shape[1], len(b)), inputs.dtype)
-        return jnp.vdot(jax.lax.scan(step, h0, inputs @ W_x + b)[1], gradient)
+        return jax.lax.scan(step, h0, inputs @ W_x + b)[1]
 
-    params, inputs, gradient = tuple(map(jnp.asarray, (W_x, W_h, b))), jnp.asarray(x), dh
+    return _step_in_jax(outputs, (W_x, W_h, b), x, dh)
+
+
+def with_fastbptt_in_jax(W_x, W_h, b, x, dh):
+    from fastbptt.jax import rnn
+
+    return _step_in_jax(lambda params, inputs: rnn(params, inputs)[1:], (W_x, W_h, b), x, dh)
+
+
+def _step_in_jax(outputs, params, x, dh):
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", x.dtype == np.float64)
+    params, inputs, gradient = tuple(map(jnp.asarray, params)), jnp.asarray(x), jnp.asarray(dh)
+
+    def loss(params, inputs, gradient):
+        return jnp.vdot(outputs(params, inputs), gradient)
+
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
 
     def run():
-        dparams, dx = jax.block_until_ready(gradients(params, inputs))
+        dparams, dx = jax.block_until_ready(gradients(params, inputs, gradient))
         return *dparams, dx
 
     return run
 
 
-LIBRARIES = {"fastbptt": with_fastbptt, "numpy": with_numpy, "torch": with_torch, "jax": with_jax}
+LIBRARIES = {
+    "fastbptt": with_fastbptt,
+    "numpy": with_numpy,
+    "torch": with_torch,
+    "jax": with_jax,
+    "fastbptt.jax": with_fastbptt_in_jax,
+}
 
 
 def step(library, shape, dtype="float32"):
@@ -129,4 +151,21 @@ class Rivals:
     def track_share_of_time(self, library, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt", shape), step(library, shape)), 4, PAUSE)
+        return ours / theirs
+
+
+class InJax:
+    """The time of `fastbptt.jax.rnn` over that of a `lax.scan`, both within `jit`."""
+
+    version, timeout = "1", 300
+    unit = "of lax.scan's time"
+    param_names = ("T B I H",)
+    params = (("50 32 32 64", "100 64 64 128"),)
+
+    def setup(self, shape):
+        need("jax", "fastbptt.jax")
+
+    def track_share_of_time(self, shape):
+        equal_threads()
+        ours, theirs = take_turns((step("fastbptt.jax", shape), step("jax", shape)), 4, PAUSE)
         return ours / theirs

@@ -3,12 +3,14 @@
 A plan is a NumPy record that compiled code reads by field name: sizes of blocks, and where each
 region of the workspace begins, in bytes.
 
-Results do not depend on `threads`: it cuts rows, whose states and state gradients do not touch
-each other, and output tiles of the weight gradients, each summed in one order.  That order depends
-on `group`, `capacity` and `_tile.SUM_ROWS` alone, which shapes decide.
+Results depend neither on `threads` nor on the CPU.  Threads cut rows and hidden units, whose states
+and state gradients do not touch each other, and output tiles of the weight gradients, each summed
+in one order.  That order depends on `group`, `capacity`, `dots` and `run` alone, which shapes
+decide; where vectors or caches have a say in them it is those of one CPU, see `ORDER`.
 """
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,21 +24,43 @@ from fastbptt.kernels._calls import (
     words,
 )
 from fastbptt.kernels._machine import LINE
-from fastbptt.kernels._schedules import COUNTERS
+from fastbptt.kernels._schedules import COUNTERS, TEAM_COUNTERS
+from fastbptt.kernels._waiting import SHARE_COUNTERS
 
 # Rows (sequences x steps) of one time block.  For every block each element of a weight gradient is
 # read and written once: with the least number of rows that is cheap beside 2 x 512 operations on
 # the element, even in L3; beyond the most nothing is gained.
 LEAST_ROWS, MOST_ROWS = 512, 1024
-# Most bytes of all buffers; together with SUMS, less than the 16 MiB that a call may take.
-BUFFERS = 23 << 19
+# Most bytes of all buffers and groups' sums of a call.
+MOST_BYTES = 31 << 19
 # Groups with sums of their own: their greatest number; the least if the batch has rows for so many,
 # or threads would be left without a group; and the most bytes of all sums.
 MOST_GROUPS, ENOUGH_GROUPS, SUMS = 16, 8, 4 << 20
+BUFFERS = MOST_BYTES - SUMS
+# Terms of a weight gradient summed in registers before the sum is added to others in memory, which
+# takes 3 % of the time for runs of 32; and from how many rows of a time block on they are longer.
+# Rounding errors grow with the root of a run and of the number of runs; a NumPy user's, who adds up
+# one product for every step, with the roots of B and of T.
+RUN, LONG_RUN, LONG_FROM = 32, 64, 512
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
 # A time block's weight gradients are cut into at least this many units, so that threads even out.
 UNITS = 8
+# The CPU whose vectors (bytes), tiles (MR) and second-level cache (bytes) decide the order of sums,
+# on every CPU.
+ORDER_VECTOR, ORDER_MR, ORDER_L2 = 64, 8, 1 << 20
+# A step that several workers share ends with a meeting, which takes about so many cycles.
+MEETING = 1000
+# Cycles that a row of a panel takes to arrive, from the caches of a core and from beyond; and how
+# much of a cache the weights may fill.
+FROM_L1, FROM_L2, FROM_AFAR = 1, 2, 5
+L1 = 24 << 10
+FILLED = 3 / 4
+# Accumulators that keep the multiply-adds busy, each waiting for its last: cycles of latency.
+LATENCY = 4
+MOST_SHARES = 32
+# Rows of dz lie far apart from so many bytes on; and how many chunks' tiles pay for copying them.
+FAR_APART, MANY_CHUNKS = 1024, 8
 # Sequences whose padding one piece of work clears.
 CLEARED_ROWS = 16
 INT = 8  # bytes of an int64
@@ -77,6 +101,40 @@ def _plan(sizes, regions):
     return plan
 
 
+def _cycles(rows, panels, K, itemsize):
+    """Cycles of one worker's products of a step: so many rows times so many panels of K rows."""
+    MR, panel = _machine.tile_rows_count(), K * _machine.panel_columns(itemsize) * itemsize
+    tiles = -(-rows // MR)
+    busy = max(rows / tiles, LATENCY)  # a cycle for each row of a tile
+    if rows == 1:
+        busy = LATENCY / max(wide for wide in (1, *_machine.WIDE) if wide <= panels)
+    whole = panels * panel
+    far = (
+        FROM_L1 if whole <= L1 else FROM_L2 if whole <= FILLED * _machine.l2_bytes() else FROM_AFAR
+    )
+    near = FROM_L1 if panel <= L1 else FROM_L2
+    return panels * K * (max(busy, far) + (tiles - 1) * max(busy, near))
+
+
+def _cut(rows, panels, K, itemsize, workers):
+    """Into how many parts of its rows, and shares of its panels, a step is cut for so many workers.
+
+    A cut by rows needs no meetings.  But where rows are few, or the weights too large for a core's
+    cache, a step takes as long as the panels need to arrive; in shares, each arrives at one worker
+    only, and may stay there.
+    """
+    MR = _machine.tile_rows_count()
+    parts = min(workers, max(rows // (MR // 2), 1))  # half a tile high at least
+    best, shares = 0.9 * _cycles(-(-rows // parts), panels, K, itemsize), 1
+    for n in range(1, workers // 2 + 1):
+        m = min(workers // n, panels, MOST_SHARES)
+        if m > 1 and n <= rows:
+            found = _cycles(-(-rows // n), -(-panels // m), K, itemsize) + MEETING
+            if found < best:
+                best, parts, shares = found, n, m
+    return parts, shares
+
+
 def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     """Plan of a forward call.
 
@@ -98,33 +156,75 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     most = max(B // (MR // 2), 1)
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
+    parts, shares = _cut(B, panels, height, itemsize, 1 if cell else threads)
+    if 2 * B * lda * itemsize > BUFFERS:
+        shares = 1
+    if shares > 1:
+        blocks = parts
     rows = -(-B // blocks)
-    spaces = min(threads, blocks)  # for the blocks that are under way at one time
-    sizes = {"threads": threads, "blocks": blocks, "rows": rows, "lda": lda, "ldn": ldn,
-             "panels": panels, "height": height}  # fmt: skip
+    spaces = blocks if shares > 1 else min(threads, blocks)  # for those under way at one time
+    meetings = blocks * shares * SHARE_COUNTERS if shares > 1 else 0
+    sizes = {"threads": threads, "blocks": blocks, "shares": shares, "rows": rows, "lda": lda,
+             "ldn": ldn, "spaces": spaces, "panels": panels, "height": height,
+             "meetings": meetings}  # fmt: skip
     regions = {
         "task": (INT, words(CellForwardTask if cell else ForwardTask)),
         "counters": (LINE, COUNTERS),
         "packed": (itemsize, panels * height * NR),
+        "meetings": (LINE, meetings),
         "states": (itemsize, spaces * rows * (2 * lda + ldn)),
-        "tiles": (itemsize, spaces * MR * NR),
-        "index": (INT, spaces * 2 * rows),
+        "tiles": (itemsize, threads * MR * NR),
+        "index": (INT, threads * 2 * rows),
     }
     return _plan(sizes, regions)
 
 
-def _own_sums(B, MR, sum_bytes, row_bytes):
+def _own_sums(B, sum_bytes, row_bytes):
     """How many groups of sequences with weight gradients of their own B is cut into; 1 if none.
 
     Each group is then one worker's from the last step to the first, and threads need not wait for
     each other nor read what another has written: three quarters of the time at small H, and where
     cores share no cache, for larger H too.  But the groups' sums take memory, which grows with H^2.
     """
-    most = B // MR
+    most = B // ORDER_MR
     groups = max(min(most, MOST_GROUPS, SUMS // sum_bytes), -(-B // LEAST_ROWS))
     rows = BUFFERS // (2 * groups * row_bytes)
     enough = groups >= min(most, ENOUGH_GROUPS) and groups * rows >= B
     return groups if enough and groups * sum_bytes <= SUMS else 1
+
+
+class _Order(NamedTuple):
+    """What decides the order of sums."""
+
+    groups: int
+    group: int  # sequences
+    own_sums: bool
+    capacity: int  # rows of a time block
+    dots: bool  # dx by dot products
+
+
+def _order(T, B, I, H, R, itemsize, small, x_rows):
+    """The order of a backward call's sums, as suits one CPU: the same on all, see `ORDER_L2`."""
+    lanes = ORDER_VECTOR // itemsize
+    NR = _machine.VECTORS * lanes
+    ldz = _row_stride(_up(H, NR), itemsize)
+    # dx by dot products if its tiles, of whole vectors, would take longer.
+    tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
+    dots = products < tiles and I <= NR and I * ldz <= H * NR
+    row_bytes = ((I // lanes + 1 - (-R // lanes)) * lanes + ldz) * itemsize
+    groups = 1 if small else _own_sums(B, (x_rows + 1 + R) * H * itemsize, row_bytes)
+    own = groups > 1
+    # One buffer of a time block fills half of L2, the other half is for the packed weights.
+    capacity = min(max(ORDER_L2 // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
+    capacity = min(capacity, MOST_BYTES // 2 // row_bytes)
+    if own:
+        capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
+    elif min(MOST_ROWS, MOST_BYTES // row_bytes) >= T * B:  # a single time block
+        capacity = T * B
+    capacity = max(capacity, ORDER_MR)
+    groups = max(groups, -(-B // capacity))
+    group = -(-B // groups)
+    return _Order(-(-B // group), group, own, group * min(capacity // group, T), dots)
 
 
 def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, tokens=0):
@@ -137,34 +237,39 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
     MR = _machine.tile_rows_count()
     h_panels, x_panels = -(-H // NR), -(-I // NR) if need_dx else 0
     ldz = _row_stride(h_panels * NR, itemsize)
-    # dx by dot products if its tiles, of whole vectors, would take longer.  The packed panel of
-    # W_x^T is then W_x itself, in rows of ldz.
-    tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
-    dots = need_dx and products < tiles and x_panels == 1 and I * ldz <= H * NR
+    x_rows = tokens or I  # of dW_x
+    order = _order(T, B, I, H, R, itemsize, small, x_rows)
+    dots = need_dx and order.dots
+    if dots:  # the packed panel of W_x^T is W_x itself, in rows of ldz
+        x_panels = 1
     # Panels of W_h^T and W_x^T; at least one, for the row of zeros that sums begin with.
     first_x_panel = -(-R // NR)
     packs = max(first_x_panel + x_panels, 1)
     # Columns of [x_t, 1] and of h_{t-1}, in chunks of one vector.
     x_chunks, h_chunks = I // lanes + 1, -(-R // lanes)
-    row_bytes = ((x_chunks + h_chunks) * lanes + ldz) * itemsize
-    x_rows = tokens or I
     sum_rows = x_rows + 1 + R  # of dW_x, db and dW_h
-    groups = 1 if small else _own_sums(B, MR, sum_rows * H * itemsize, row_bytes)
-    own = groups > 1
-    # One buffer of a time block fills half of L2, the other half is for the packed weights.
-    capacity = min(max(_machine.l2_bytes() // 2 // row_bytes, LEAST_ROWS), MOST_ROWS)
-    if own:
-        capacity = min(LEAST_ROWS, BUFFERS // (2 * groups * row_bytes))
-    capacity = max(min(capacity, BUFFERS // 2 // row_bytes), MR)
-    groups = max(groups, -(-B // capacity))
-    group = -(-B // groups)
-    capacity = group * min(capacity // group, T)
-    splits = 1 if own else min(threads, max(group // (MR // 2), 1))  # half a tile high at least
+    groups, group, capacity, own = order.groups, order.group, order.capacity, order.own_sums
+    teams = groups if own else 1
+    members = -(-threads // teams)
+    splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members)
+    if cell:
+        splits, shares = min(members, max(group // (MR // 2), 1)), 1
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
-    buffers = 2 * min(threads, groups) if own else 2
+    buffers = 2 * min(threads, teams) if own or capacity < T * B else 1
     row_parts = min(UNITS, -(-capacity // MR))
-    sizes = {"threads": threads, "groups": -(-B // group), "group": group, "capacity": capacity,
-             "splits": splits, "parts": parts, "h_panels": h_panels, "x_panels": x_panels,
+    # Rows of dz that lie far apart, each in a page of its own, cost weight gradients a miss of the
+    # TLB each.  So a panel of them is copied together, if many tiles are to be computed with it.
+    near = ldz * itemsize >= FAR_APART and (x_chunks + h_chunks) // parts >= MANY_CHUNKS
+    meetings = teams * splits * shares * SHARE_COUNTERS if shares > 1 else 0
+    team_counters = teams * TEAM_COUNTERS if members > 1 else 0
+    packed = packs * (1 + H) * NR
+    if dots:
+        packed = max(packed, first_x_panel * (1 + H) * NR + NR + I * ldz)
+    sizes = {"threads": threads, "groups": groups, "group": group, "capacity": capacity,
+             "run": LONG_RUN if capacity >= LONG_FROM else RUN,
+             "teams": teams, "members": members, "splits": splits, "shares": shares,
+             "team_counters": team_counters, "meetings": meetings, "parts": parts, "near": near,
+             "h_panels": h_panels, "x_panels": x_panels,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
              "x_rows": x_rows, "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows),
@@ -173,12 +278,15 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
         "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
         "order": (INT, 2 * B),
-        "packed": (itemsize, packs * (1 + H) * NR),
+        "teams": (LINE, team_counters),
+        "meetings": (LINE, meetings),
+        "packed": (itemsize, packed),
         "dz": (itemsize, buffers * capacity * ldz),
         "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
         "where": (INT, buffers * capacity if need_dx or tokens else 0),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
+        "near": (itemsize, threads * capacity * NR if near else 0),
         "tiles": (itemsize, threads * MR * NR),
     }
     return _plan(sizes, regions)

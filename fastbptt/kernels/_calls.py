@@ -143,9 +143,10 @@ class ForwardTask(NamedTuple):
     plan: Plan
     packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
     states: Floats  # (spaces, 2, rows, lda), behind each a cell's (rows, ldn), see `_cells`
-    tiles: Floats  # (spaces, MR, NR)
-    index: Ints  # (spaces, 2, rows)
+    tiles: Floats  # (threads, MR, NR)
+    index: Ints  # (threads, 2, rows)
     counters: Ints
+    meetings: Ints  # counters of each block's shares
 
 
 class BackwardTask(NamedTuple):
@@ -180,11 +181,12 @@ class BackwardTask(NamedTuple):
     dz: Floats  # (buffers, capacity, ldz): dz_t by rows
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
     where: Ints  # (buffers, capacity): row of dx, (T B, I); of tokens, row of dW_x
-    sums: (
-        Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of each group, if they are its own
-    )
+    sums: Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of groups with sums of their own
+    near: Floats  # (threads, capacity, NR): a panel of dz, copied together; see `plan.near`
     tiles: Floats  # (threads, MR, NR)
     counters: Ints
+    teams: Ints  # counters of each team
+    meetings: Ints  # counters of the shares of each part of a team's rows
 
 
 class ForwardCell(NamedTuple):
@@ -222,7 +224,8 @@ class BackwardCell(NamedTuple):
 
 def _extended(name: str, declared: Any, more: dict[str, Any]) -> Any:
     """A tuple like the one declared, with more fields behind."""
-    return NamedTuple(name, [*_hints(declared).items(), *more.items()])
+    fields: Any = [*_hints(declared).items(), *more.items()]
+    return NamedTuple(name, fields)
 
 
 def _hints(declared):

@@ -25,6 +25,7 @@ from fastbptt.kernels._simd import (
     multiply_add,
     offset,
     offset_bytes,
+    prefetch,
     put,
     store,
     store_first,
@@ -64,7 +65,11 @@ def fill_added(p, added, rows, index, t):
     if p.cell.has_noise:
         for r in range(rows):
             noise = row(p.cell.noise, t - 1, get(index, r))
-            copy_row_padded(offset(added, r * p.plan.ldn), noise, p.H)
+            following = offset_bytes(noise, p.cell.noise.t)
+            to = offset(added, r * p.plan.ldn)
+            for v in range(0, p.H, LANES(p.h)):
+                prefetch(offset(following, v))  # long series come from main memory
+                store(offset(to, v), load_first(offset(noise, v), p.H - v))
     if p.cell.draws:
         step, first = p.cell.first_step + t - 1, p.cell.first_sequence
         scale, seed = p.cell.scale, p.cell.seed
@@ -166,6 +171,7 @@ def gradient_at_z(p, gradient, h, before, place, at, left, goes):
         alpha = load(offset(p.cell.alpha, at))
         if p.cell.leak == OF_RATE:
             old = load_first(before, left)
+            prefetch(offset_bytes(before, -p.h.t))  # what step t - 1 will read so
             f_slope = slope_of_rate(h, old, kept(p, old, at), alpha, p.activation)
             gradient = mul(gradient, f_slope)
         gradient = mul(gradient, alpha)

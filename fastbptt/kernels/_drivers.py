@@ -43,19 +43,22 @@ from fastbptt.kernels._schedules import (
     FORWARD,
     GRADIENT,
     GRADIENTS,
-    LEAVE,
+    LEFT,
     PACK,
     PACKED,
     STATE,
     STATES,
     SUM,
+    TEAM,
+    TEAM_COUNTERS,
+    TEAM_TICKETS,
     TICKETS,
     Walk,
+    backward_piece,
     buffer_of,
     first_phase,
     forward_piece,
     phase_of,
-    rejoined,
 )
 from fastbptt.kernels._simd import align, cast, cast_like, fetch_add, get, offset, pointer, put
 from fastbptt.kernels._steps import (
@@ -66,18 +69,14 @@ from fastbptt.kernels._steps import (
     input_gradient,
     pack_backward,
     pack_forward,
-    split,
     state_gradient,
     weight_gradient,
     weight_sums,
 )
-from fastbptt.kernels._threads import (
-    address,
-    call,
+from fastbptt.kernels._threads import address, call, fetch, keep
+from fastbptt.kernels._waiting import (
     counter,
     draw_ticket,
-    fetch,
-    keep,
     wait_for,
     wait_for_late_workers,
 )
@@ -92,8 +91,14 @@ ALONE_BELOW = 400_000
 
 
 @njit
-def state_piece(task, buffer, group, block, before, lo, hi, slot):
-    state_gradient(fetch(task), buffer, group, block, before, lo, hi, slot)
+def state_piece(task, buffer, team, group, block, before, number, slot):
+    state_gradient(fetch(task), buffer, team, group, block, before, number, 1, slot)
+
+
+@njit
+def shared_state_piece(task, buffer, team, group, block, before, number, slot):
+    p = fetch(task)
+    state_gradient(p, buffer, team, group, block, before, number, p.plan.shares, slot)
 
 
 @njit
@@ -107,8 +112,11 @@ def input_piece(task, buffer, group, block, part, slot):
     input_gradient(fetch(task), buffer, group, block, part, slot)
 
 
-def _workers(source):
-    """What threads run; `source` is part of their key in the cache."""
+def _workers(source, shared):
+    """What threads run, for plans that cut steps into shares and for those that do not.
+
+    `source` is part of their key in the cache.
+    """
 
     def forward_worker(task, slot):
         """Next piece, wait, do, repeat; see `_schedules`.
@@ -125,53 +133,72 @@ def _workers(source):
             piece = forward_piece(p, draw_ticket(tickets, slot))
         wait_for(packed, piece.packed)
         while piece.kind == FORWARD:
-            forward_block(p, piece.number, slot)
+            if shared:
+                forward_block(p, piece.number, p.plan.shares, slot)
+            else:
+                forward_block(p, piece.number, 1, slot)
             piece = forward_piece(p, draw_ticket(tickets, slot))
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
     def backward_worker(task, slot):
-        """Next piece, wait, do, repeat; see `_schedules`."""
+        """Next piece, wait, do, repeat, and within a team likewise; see `_schedules`."""
         source  # noqa: B018
         p = fetch(task)
-        tickets, weights = counter(p.counters, TICKETS), p.plan.h_panels * p.plan.parts
+        tickets, left = counter(p.counters, TICKETS), counter(p.counters, LEFT)
+        weights, alone = p.plan.h_panels * p.plan.parts, p.plan.members == 1
         walk = Walk(p.plan, p.B, p.has_lengths, p.lengths)
-        ticket, phase = draw_ticket(tickets, slot), first_phase(walk)
-        while True:
-            phase = phase_of(walk, phase, ticket)
-            if phase.kind == END:
-                break
-            wait_for(counter(p.counters, PACKED), phase.packed)
-            wait_for(counter(p.counters, STATES), phase.states)
-            wait_for(counter(p.counters, GRADIENTS), phase.gradients)
-
-            number, group = ticket - phase.start, phase.group
-            if phase.kind == PACK:
-                pack_backward(p, number)
-            elif phase.kind == CLEAR:
-                clear_padding(p, number)
-            elif phase.kind == STATE:
-                block, parts = phase.block, p.plan.splits
-                lo, hi = split(block.live, parts, number), split(block.live, parts, number + 1)
-                buffer = buffer_of(walk, phase, block, slot)
-                state_piece(task, buffer, group, block, phase.other.last, lo, hi, slot)
-            elif phase.kind == GRADIENT:
-                block, buffer = phase.other, buffer_of(walk, phase, phase.other, slot)
-                if number < weights:
-                    weight_piece(task, buffer, group, block, number, slot)
-                else:
-                    input_piece(task, buffer, group, block, number - weights, slot)
-            elif phase.kind == LEAVE:
-                if get(p.lengths, group * p.plan.group) == 0:  # no step counts
-                    fill_rows(weight_sums(p, group).dW_x, p.plan.sum_rows, p.H, p.H)
-            elif phase.kind == SUM:
-                add_sums(p, number)
-
-            if phase.raises >= 0:
-                fetch_add(counter(p.counters, phase.raises), 1)
-            if phase.is_own:
-                ticket += 1
-            else:
-                ticket, phase = draw_ticket(tickets, slot), rejoined(walk, phase)
+        piece = backward_piece(walk, draw_ticket(tickets, slot))
+        while piece.kind != END:
+            wait_for(counter(p.counters, PACKED), piece.packed)
+            wait_for(left, piece.left)
+            if piece.kind == PACK:
+                pack_backward(p, piece.number)
+                fetch_add(counter(p.counters, PACKED), 1)
+            elif piece.kind == CLEAR:
+                clear_padding(p, piece.number)
+                fetch_add(counter(p.counters, PACKED), 1)
+            elif piece.kind == SUM:
+                add_sums(p, piece.number)
+            elif piece.kind == TEAM:
+                team = piece.number
+                counters = counter(p.teams, team * TEAM_COUNTERS)
+                states, gradients = counter(counters, STATES), counter(counters, GRADIENTS)
+                ticket, phase = -1, first_phase(walk, team)
+                while True:
+                    ticket += 1
+                    if not alone:
+                        ticket = draw_ticket(counter(counters, TEAM_TICKETS), slot)
+                    phase = phase_of(walk, phase, ticket)
+                    if phase.kind == END:
+                        break
+                    if not alone:
+                        wait_for(states, phase.states)
+                        wait_for(gradients, phase.gradients)
+                    number, group = ticket - phase.start, phase.group
+                    if phase.kind == STATE:
+                        block, before = phase.block, phase.other.last
+                        buffer = buffer_of(walk, team, block, slot)
+                        if shared:
+                            shared_state_piece(
+                                task, buffer, team, group, block, before, number, slot
+                            )
+                        else:
+                            state_piece(task, buffer, team, group, block, before, number, slot)
+                        if not alone:
+                            fetch_add(states, 1)
+                    elif phase.kind == GRADIENT:
+                        block, buffer = phase.other, buffer_of(walk, team, phase.other, slot)
+                        if number < weights:
+                            weight_piece(task, buffer, group, block, number, slot)
+                        else:
+                            input_piece(task, buffer, group, block, number - weights, slot)
+                        if not alone:
+                            fetch_add(gradients, 1)
+                    else:  # LEAVE
+                        if get(p.lengths, group * p.plan.group) == 0:  # no step counts
+                            fill_rows(weight_sums(p, group).dW_x, p.plan.sum_rows, p.H, p.H)
+                        fetch_add(left, 1)
+            piece = backward_piece(walk, draw_ticket(tickets, slot))
         wait_for_late_workers(counter(p.counters, ENDED), p.plan.threads)
 
     return forward_worker, backward_worker
@@ -184,10 +211,10 @@ def matrix(a, t):
 
 
 @inlined
-def cleared_counters(start, plan):
-    """The counters that the workers of a task share, at 0."""
-    counters = cast(offset(start, plan.counters_at), types.int64)
-    for number in range(COUNTERS):
+def cleared_counters(start, count):
+    """Counters that workers share, at 0."""
+    counters = cast(start, types.int64)
+    for number in range(count):
         put(counter(counters, number), 0, 0)
     return counters
 
@@ -229,7 +256,8 @@ def _entry_points(source):
             states=cast_like(offset(start, plan.states_at), states),
             tiles=cast_like(offset(start, plan.tiles_at), states),
             index=cast(offset(start, plan.index_at), types.int64),
-            counters=cleared_counters(start, plan),
+            counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
+            meetings=cleared_counters(offset(start, plan.meetings_at), plan.meetings),
         )  # fmt: skip
         task = keep(offset(start, plan.task_at), whole_task(p, given, start))
         if plan.threads == 1:
@@ -280,8 +308,11 @@ def _entry_points(source):
             inputs=cast_like(offset(start, plan.inputs_at), db),
             where=cast(offset(start, plan.where_at), types.int64),
             sums=cast_like(offset(start, plan.sums_at), db),
+            near=cast_like(offset(start, plan.near_at), db),
             tiles=cast_like(offset(start, plan.tiles_at), db),
-            counters=cleared_counters(start, plan),
+            counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
+            teams=cleared_counters(offset(start, plan.teams_at), plan.team_counters),
+            meetings=cleared_counters(offset(start, plan.meetings_at), plan.meetings),
         )  # fmt: skip
         task = keep(offset(start, plan.task_at), whole_task(p, given, start))
         if plan.threads == 1:
@@ -329,13 +360,13 @@ def whole_backward_task(p, given, start):
     return with_cell(p, cell)
 
 
-_forward_worker, _backward_worker = _workers(SOURCE)
+_alone, _shared = _workers(SOURCE, False), _workers(SOURCE, True)
 _forward, _backward = _entry_points(SOURCE)
 
 # The same for cells that are not plain.
-_cell_forward_worker = exchanged(_forward_worker, **CELL)
+_cell_forward_worker = exchanged(_alone[0], **CELL)
 _cell_backward_worker = exchanged(
-    _backward_worker,
+    _alone[1],
     state_piece=exchanged(state_piece, **CELL),
     weight_piece=exchanged(weight_piece, **CELL),
     input_piece=exchanged(input_piece, **CELL),
@@ -367,21 +398,28 @@ def _compile(entry, worker, declared, task, dtype, plan):
 
 
 @computed_once
-def _compiled_forward(dtype, cell=False):
-    plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
-    if cell:
-        declared = CellForwardCall, CellForwardTask
-        return _compile(_cell_forward, _cell_forward_worker, *declared, dtype, plan)
-    return _compile(_forward, _forward_worker, ForwardCall, ForwardTask, dtype, plan)
+# Workers, and entry points, are compiled when first needed: those for plain cells ("plain"), those
+# that share steps ("shared"), and those for all other cells ("cell").
 
 
 @computed_once
-def _compiled_backward(dtype, cell=False):
+def _compiled_forward(dtype, worker="plain"):
+    plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
+    if worker == "cell":
+        declared = CellForwardCall, CellForwardTask
+        return _compile(_cell_forward, _cell_forward_worker, *declared, dtype, plan)
+    run, _ = _shared if worker == "shared" else _alone
+    return _compile(_forward, run, ForwardCall, ForwardTask, dtype, plan)
+
+
+@computed_once
+def _compiled_backward(dtype, worker="plain"):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
-    if cell:
+    if worker == "cell":
         declared = CellBackwardCall, CellBackwardTask
         return _compile(_cell_backward, _cell_backward_worker, *declared, dtype, plan)
-    return _compile(_backward, _backward_worker, BackwardCall, BackwardTask, dtype, plan)
+    _, run = _shared if worker == "shared" else _alone
+    return _compile(_backward, run, BackwardCall, BackwardTask, dtype, plan)
 
 
 def _prepared(compiled, plan):
@@ -395,15 +433,18 @@ def _prepared(compiled, plan):
 @functools.lru_cache(maxsize=1024)
 def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
     plan = plan_forward(B, I, H, R, dtype.itemsize, threads, cell, adds)
-    compiled = _compiled_forward(dtype, True) if cell else _compiled_forward(dtype)
-    return _prepared(compiled, plan)
+    return _prepared(_compiled_forward(dtype, _worker(plan, cell)), plan)
 
 
 @functools.lru_cache(maxsize=1024)
 def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
     plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
-    compiled = _compiled_backward(dtype, True) if cell else _compiled_backward(dtype)
-    return _prepared(compiled, plan)
+    return _prepared(_compiled_backward(dtype, _worker(plan, cell)), plan)
+
+
+def _worker(plan, cell):
+    """The worker that a plan is for."""
+    return "cell" if cell else "shared" if plan["shares"][0] > 1 else "plain"
 
 
 # Bytes of workspace that a thread keeps between calls, at most.  New memory costs time where it
@@ -452,14 +493,25 @@ def _with_tokens(params, x):
     return (_rows(W_x), W_h, b), inputs, np.ascontiguousarray(x, np.int64)
 
 
+_known_alphas = {}  # by the id of an alpha that nobody writes to: it, and what it became
+
+
 def _alphas(leak, H, dtype):
     """alpha and 1 - alpha, (2, H and up to a whole vector); 1 and 0 behind."""
     if leak is None:
         return NO_LEAK[dtype]
+    alpha, _ = leak
+    before, alphas = _known_alphas.get(id(alpha), (None, None))
+    if before is alpha and alphas is not None:
+        return alphas
     whole = lanes(dtype.itemsize)
     alphas = np.ones((2, -(-H // whole) * whole), dtype)
-    alphas[0, :H] = leak[0]
+    alphas[0, :H] = alpha
     np.subtract(1, alphas[0], alphas[1])
+    if alpha.flags.owndata and not alpha.flags.writeable:
+        if len(_known_alphas) >= 64:
+            _known_alphas.clear()
+        _known_alphas[id(alpha)] = alpha, alphas
     return alphas
 
 
@@ -613,7 +665,8 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
     with without_notice():
-        _compiled_forward(dtype)
-        _compiled_backward(dtype)
+        for worker in ("plain", "shared") if numba.get_num_threads() > 1 else ("plain",):
+            _compiled_forward(dtype, worker)
+            _compiled_backward(dtype, worker)
         _threads.warmup()
     _compiling.warn_of_troubles()

@@ -16,16 +16,20 @@ from numba.extending import overload
 from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._simd import get
 
-# Counters that the workers of a task share.  GRADIENTS counts pieces of weight and input gradients.
-COUNTERS = 5
-TICKETS, PACKED, STATES, GRADIENTS, ENDED = range(COUNTERS)
+# Counters that the workers of a task share.
+COUNTERS = 4
+TICKETS, PACKED, LEFT, ENDED = range(COUNTERS)
+# Counters that the workers of a team share; GRADIENTS counts pieces of weight and input gradients.
+TEAM_COUNTERS = 3
+TEAM_TICKETS, STATES, GRADIENTS = range(TEAM_COUNTERS)
 # Kinds of pieces.
-# FORWARD: all steps of a block of sequences.
-# STATE: the state gradients of a time block, for a part of its rows.
+# FORWARD: all steps of a block of sequences, for a share of the hidden units.
+# TEAM: to be one of a team that does the pieces of one group of sequences, or of all groups.
+# STATE: the state gradients of a time block, for a part of its rows and a share of the units.
 # GRADIENT: a unit of the other gradients of a time block.
-# GROUP: all that a group with weight gradients of its own needs: STATEs, GRADIENTs and one LEAVE.
+# LEAVE: all gradients of a group with weight gradients of its own are there.
 # SUM: a part of the sum of all groups' weight gradients.
-PACK, CLEAR, FORWARD, STATE, GRADIENT, GROUP, LEAVE, SUM, END = range(9)
+PACK, CLEAR, FORWARD, TEAM, STATE, GRADIENT, LEAVE, SUM, END = range(9)
 
 
 def number_at(numbers, n):
@@ -40,40 +44,69 @@ def _number_at(numbers, n):
     return lambda numbers, n: numbers[n]
 
 
-# Forward: panels of the weights are packed, then blocks of sequences run through all steps.
-
-
 class Piece(NamedTuple):
-    """A kind of piece, which one of its kind, and how many packed panels it waits for."""
+    """A kind of piece, which one of its kind, and what counters must have reached before it."""
 
     kind: int
     number: int
     packed: int
+    left: int  # groups
+
+
+# Forward: panels of the weights are packed, then blocks of sequences run through all steps.
 
 
 @inlined
 def forward_piece(p, ticket):
     """The piece with this ticket."""
     if ticket < p.plan.panels:
-        return Piece(PACK, ticket, 0)
-    if ticket < p.plan.panels + p.plan.blocks:
-        return Piece(FORWARD, ticket - p.plan.panels, p.plan.panels)
-    return Piece(END, 0, p.plan.panels)
+        return Piece(PACK, ticket, 0, 0)
+    number = ticket - p.plan.panels
+    if number < p.plan.blocks * p.plan.shares:
+        return Piece(FORWARD, number, p.plan.panels, 0)
+    return Piece(END, 0, p.plan.panels, 0)
 
 
 @inlined
 def forward_space(p, block, slot):
     """The space for states that a block uses: its own if there are enough, else its worker's."""
-    return block if p.plan.blocks <= p.plan.threads else slot
+    return block if p.plan.blocks <= p.plan.spaces else slot
 
 
-# Backward: panels are packed and padding is cleared.  Then, group by group and time block by time
-# block from the last step to the first, come a block's state gradients and the other gradients of
-# the block before it: threads that lag in one phase catch up in the next.  Two buffers take turns.
+# Backward: panels are packed and padding is cleared.  Then teams of workers go through their
+# groups' time blocks from the last step to the first.  In the end, groups with weight gradients of
+# their own are added up.
 #
-# If every group has weight gradients of its own, a ticket is for all pieces of a group.  One worker
-# does them in order, in two buffers of its own, each block's other gradients right after its state
-# gradients, while the buffer is in the worker's cache.  In the end the groups are added up.
+# If every group has weight gradients of its own, each has a team of its own, of one worker if there
+# are no more workers than groups.  Else one team does group after group.
+#
+# The pieces of a team form a list of their own.  For each time block there come its state
+# gradients, and the other gradients of the block before it: workers that lag in one phase catch up
+# in the next.  One worker alone does a block's other gradients right after its state gradients,
+# while the buffer is in its cache.  Two buffers take turns.
+
+
+@inlined
+def prepared(w):
+    """Pieces that come before any gradient: panels packed, padding cleared."""
+    cleared = (w.B + w.plan.cleared_rows - 1) // w.plan.cleared_rows
+    return w.plan.packs + (cleared if w.has_lengths else 0)
+
+
+@inlined
+def backward_piece(w, ticket):
+    """The piece with this ticket, in the list that all workers share."""
+    if ticket < w.plan.packs:
+        return Piece(PACK, ticket, 0, 0)
+    before = prepared(w)
+    if ticket < before:
+        return Piece(CLEAR, ticket - w.plan.packs, 0, 0)
+    number, members = ticket - before, w.plan.teams * w.plan.members
+    if number < members:
+        return Piece(TEAM, number % w.plan.teams, before, 0)
+    if w.plan.own_sums and number < members + w.plan.sum_parts:
+        return Piece(SUM, number - members, before, w.plan.groups)
+    return Piece(END, 0, before, 0)
 
 
 class TimeBlock(NamedTuple):
@@ -88,7 +121,7 @@ class TimeBlock(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Pieces of one kind that follow each other in the list: a place to walk on from."""
+    """A team's pieces of one kind that follow each other in its list: a place to walk on from."""
 
     kind: int
     start: int  # ticket of the first of them
@@ -96,16 +129,13 @@ class Phase(NamedTuple):
     group: int
     block: TimeBlock  # whose state gradients are being computed
     other: TimeBlock  # STATE: the block before; GRADIENT: the one whose gradients these are
-    # What counters must have reached before a piece of the phase may begin.
-    packed: int
+    # What the team's counters must have reached before a piece of the phase may begin.
     states: int
     gradients: int
-    raises: int  # the counter that each piece raises when it is done, or -1
-    is_own: bool  # the piece behind each is the same worker's
 
 
 class Walk(NamedTuple):
-    """What a walk through a backward call's list needs to know of the call."""
+    """What a walk through a backward call's lists needs to know of the call."""
 
     plan: Any
     B: int
@@ -132,99 +162,77 @@ def time_block(w, group, t, number):
 
 
 @inlined
-def prepared(w):
-    """Pieces that come before any gradient: panels packed, padding cleared."""
-    cleared = (w.B + w.plan.cleared_rows - 1) // w.plan.cleared_rows
-    return w.plan.packs + (cleared if w.has_lengths else 0)
+def state_pieces(w):
+    """Pieces of a time block's state gradients."""
+    return w.plan.splits * w.plan.shares
 
 
 @inlined
-def first_phase(w):
+def gradient_pieces(w):
+    """Pieces of a time block's other gradients."""
+    return w.plan.h_panels * w.plan.parts + w.plan.row_parts
+
+
+@inlined
+def first_phase(w, team):
+    """The place before a team's first piece."""
     none = TimeBlock(0, 0, 0, 0, 0, 0)
-    return Phase(PACK, 0, w.plan.packs, 0, none, none, 0, 0, 0, PACKED, False)
+    group = team if w.plan.own_sums else 0
+    return Phase(TEAM, 0, 0, group, none, none, 0, 0)
 
 
 # Compiled by itself, not inlined: it is called once for many pieces, and inlining takes time that
 # grows with the square of what has been inlined.
 @njit
-def next_phase(w, phase, ticket):
-    """The phase behind this one in the list, or within a group of the worker's own.
-
-    Behind a GROUP with the ticket in it come the phases of the ticket's group, their pieces with
-    tickets of the worker's own from here on.  Behind a group's last phase comes GROUP again.
+def next_phase(w, phase):
+    """The phase behind this one in the team's list.
 
     The state gradients of block k go on from those of block k - 1, in the buffer of block k - 2,
-    whose other gradients must be done.  The other gradients of block k - 1, which come with it in
-    the list, are added to those of block k - 2.
+    whose other gradients must be done.  The other gradients of block k - 1 are added to those of
+    block k - 2.
     """
-    own, group, block, other = w.plan.own_sums > 0, phase.group, phase.block, phase.other
-    units = w.plan.h_panels * w.plan.parts + w.plan.row_parts
+    own, alone = w.plan.own_sums > 0, w.plan.members == 1
+    group, block, other = phase.group, phase.block, phase.other
     start, kind, pieces = phase.start + phase.pieces, END, 0
-    begins, number = False, 0  # a group, and how many blocks before it share its buffers
-    if phase.kind == PACK:
-        kind, pieces = CLEAR, prepared(w) - start
-    elif phase.kind == LEAVE or (phase.kind == CLEAR and own):
-        kind, start, pieces = GROUP, prepared(w), w.plan.groups
-    elif phase.kind == GROUP and ticket < start:
-        kind, group, start, begins = STATE, ticket - phase.start, ticket, True
-    elif phase.kind == GROUP:
-        kind, pieces = SUM, w.plan.sum_parts
+    begins, number = phase.kind == TEAM, 0  # a group, and how many blocks before share its buffers
+    if begins:
+        kind = STATE
     elif phase.kind == STATE:
-        kind, other = GRADIENT, block if own else other
-        pieces = units if other.rows > 0 else 0
-    elif phase.kind == GRADIENT and block.rows > 0 and (block.low > 0 or not own):
+        kind, other = GRADIENT, block if alone else other
+        pieces = gradient_pieces(w) if other.rows > 0 else 0
+    elif phase.kind == GRADIENT and block.rows > 0 and (block.low > 0 or not alone):
         kind = STATE
     elif phase.kind == GRADIENT and own:
         kind, pieces = LEAVE, 1
-    elif phase.kind == CLEAR or (phase.kind == GRADIENT and group + 1 < w.plan.groups):
-        group += 1 if phase.kind == GRADIENT else 0
-        kind, begins, number = STATE, True, block.number
+    elif phase.kind == GRADIENT and group + 1 < w.plan.groups:
+        kind, group, begins, number = STATE, group + 1, True, block.number
+        if alone and block.rows > 0:
+            number += 1
 
     if kind == STATE:
         t, other = block.low, block
         if begins:
             t, other = number_at(w.lengths, group * w.plan.group), TimeBlock(0, 0, 0, 0, 0, 0)
         block = time_block(w, group, t, number if begins else block.number + 1)
-        pieces = w.plan.splits if block.rows > 0 else 0
+        pieces = state_pieces(w) if block.rows > 0 else 0
 
-    packed, states, gradients, raises = prepared(w), 0, 0, -1
-    if kind == CLEAR:
-        packed, raises = 0, PACKED
-    elif kind == LEAVE:
-        raises = STATES
-    elif kind == SUM:
-        states = w.plan.groups
-    elif kind in (STATE, GRADIENT) and not own:
-        states, gradients = block.number * w.plan.splits, (block.number - 1) * units
-        raises = STATES if kind == STATE else GRADIENTS
-    is_own = own and kind in (STATE, GRADIENT)
-    return Phase(
-        kind, start, pieces, group, block, other, packed, states, gradients, raises, is_own
-    )
+    done = block.number - 1  # blocks whose other gradients are done before these pieces begin
+    if kind == LEAVE:
+        done = block.number
+    states, gradients = block.number * state_pieces(w), done * gradient_pieces(w)
+    return Phase(kind, start, pieces, group, block, other, states, gradients)
 
 
 @inlined
 def phase_of(w, phase, ticket):
-    """The phase that a ticket falls into, this one or a later one."""
-    while phase.kind != END and (phase.kind == GROUP or ticket >= phase.start + phase.pieces):
-        phase = next_phase(w, phase, ticket)
+    """The phase that a team's ticket falls into, this one or a later one."""
+    while phase.kind != END and ticket >= phase.start + phase.pieces:
+        phase = next_phase(w, phase)
     return phase
 
 
 @inlined
-def rejoined(w, phase):
-    """Back from a group of the worker's own to the list that all share."""
-    return next_phase(w, phase, 0) if phase.kind == LEAVE else phase
-
-
-@inlined
-def buffer_of(w, phase, block, slot):
-    """The buffer of a time block.
-
-    Groups with weight gradients of their own have two buffers each if there are enough for all,
-    else they use those of the worker.
-    """
-    pair = 0
-    if w.plan.own_sums:
-        pair = phase.group if w.plan.groups <= w.plan.threads else slot
+def buffer_of(w, team, block, slot):
+    """The buffer of a time block: a team's own two if there are enough for all, or a worker's."""
+    pair = team if w.plan.teams <= w.plan.threads else slot
     return 2 * pair + (block.number & 1)

@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-from fastbptt.kernels._machine import architecture, lanes, target
+from fastbptt.kernels._machine import LINE, architecture, lanes, target
 
 INT32, INT64 = ir.IntType(32), ir.IntType(64)
 
@@ -416,18 +416,50 @@ def multiply_add(typingctx, v, w, plus):
 
 
 @intrinsic
-def total(typingctx, v):
-    """The sum of a vector's elements, halves added to halves."""
+def dot(typingctx, p, q, n):
+    """The sum over k < n of p[k] q[k]; whole lines of memory are read, and what is behind ignored.
+
+    Summed by as many lanes as a line has elements, then halves are added to halves: in the same
+    order whatever vectors the CPU has.
+    """
 
     def emit(context, builder, signature, args):
-        vector, dtype = args[0].type, v.dtype
-        scalar = vector.element
-        kind = ir.FunctionType(scalar, [scalar, vector])
-        name = f"llvm.vector.reduce.fadd.v{vector.count}f{dtype.bitwidth}"
-        f = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(f, [ir.Constant(scalar, -0.0), args[0]], fastmath=("reassoc",))
+        p, q, n = args
+        lanes = LINE * 8 // signature.args[0].dtype.bitwidth
+        vector = ir.VectorType(p.type.pointee, lanes)
+        before, loop = builder.block, builder.append_basic_block()
+        after = builder.append_basic_block()
+        none = ir.Constant(vector, [0.0] * lanes)
+        zeros = Vec(builder, none)
+        builder.cbranch(builder.icmp_signed(">", n, INT64(0)), loop, after)
 
-    return v.dtype(v), emit
+        builder.position_at_end(loop)
+        k, products = builder.phi(INT64), builder.phi(vector)
+        counts = _first(builder, builder.sub(n, k), vector)
+        v = Vec(builder, counts).where(emit_load(builder, builder.gep(p, [k]), vector), zeros)
+        more = v.fma(emit_load(builder, builder.gep(q, [k]), vector), Vec(builder, products)).value
+        following = builder.add(k, INT64(lanes))
+        k.add_incoming(INT64(0), before)
+        k.add_incoming(following, loop)
+        products.add_incoming(none, before)
+        products.add_incoming(more, loop)
+        builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
+
+        builder.position_at_end(after)
+        v = builder.phi(vector)
+        v.add_incoming(none, before)
+        v.add_incoming(more, loop)
+        while lanes > 1:
+            lanes //= 2
+            index = [
+                ir.Constant(ir.VectorType(INT32, lanes), [half * lanes + i for i in range(lanes)])
+                for half in range(2)
+            ]
+            low, high = [builder.shuffle_vector(v, v, lane) for lane in index]
+            v = builder.fadd(low, high)
+        return builder.extract_element(v, INT32(0))
+
+    return p.dtype(p, q, types.intp), emit
 
 
 # Atomics, on int64 counters shared by threads.
@@ -454,25 +486,25 @@ def read_counter(typingctx, p):
 
 
 @intrinsic
-def take(typingctx, p):
-    """Whether the flag at p was 0; it is 1 now."""
+def exchange_if(typingctx, p, expected, value):
+    """Whether the counter at p held what was expected; it holds the value now."""
 
     def emit(context, builder, signature, args):
-        found = builder.cmpxchg(args[0], INT64(0), INT64(1), "acq_rel", "acquire")
+        found = builder.cmpxchg(*args, "acq_rel", "acquire")
         return builder.extract_value(found, 1)
 
-    return types.boolean(p), emit
+    return types.boolean(p, types.int64, types.int64), emit
 
 
 @intrinsic
-def give_back(typingctx, p):
-    """Set the flag at p to 0.  Orders all earlier writes before it."""
+def put_counter(typingctx, p, value):
+    """Set the counter at p.  Orders all earlier writes before it."""
 
     def emit(context, builder, signature, args):
-        builder.store_atomic(INT64(0), args[0], "release", 8)
+        builder.store_atomic(args[1], args[0], "release", 8)
         return context.get_dummy_value()
 
-    return types.void(p), emit
+    return types.void(p, types.int64), emit
 
 
 @intrinsic

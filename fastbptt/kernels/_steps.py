@@ -32,10 +32,10 @@ from fastbptt.kernels._simd import (
     ITEMSIZE,
     LANES,
     add,
+    dot,
     get,
     load,
     load_first,
-    multiply_add,
     offset,
     offset_bytes,
     one_at,
@@ -43,10 +43,10 @@ from fastbptt.kernels._simd import (
     put,
     store,
     store_first,
-    total,
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
+from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, counter, first_turn, next_turn
 
 
 @inlined
@@ -104,22 +104,23 @@ def pack_forward(p, panel):
 
 
 @inlined
-def put_inputs(p, states, index, live, t):
-    """[x_{t+1}, 1] into the rows of a state buffer, behind h_t."""
-    for r in range(live):
+def put_inputs(p, states, index, lo, hi, t):
+    """[x_{t+1}, 1] into rows lo ... hi of a state buffer, behind h_t."""
+    for r in range(lo, hi):
         place = offset(states, r * p.plan.lda + p.R)
         copy_row_padded(place, row(p.x, t, get(index, r)), p.I)
         put(place, p.I, 1.0)
 
 
 @inlined
-def forward_step(p, t, rows, panel, panels, now, after, added, index, c):
+def forward_step(p, t, rows, panel, panels, alone, now, after, added, index, c):
     """h_t of the first rows of a block, for the units of some panels.
 
     h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
     most often, and the bias, often the largest term, only once.
 
     now, after : rows [h_{t-1}, x_t, 1], and those of the next step, whose h_t is filled in
+    alone : nobody else writes x_{t+1} into `after` meanwhile, behind h_t: vectors may end there
     added : rows of what a cell adds to z_t
     index : each row's sequence
     """
@@ -147,29 +148,36 @@ def forward_step(p, t, rows, panel, panels, now, after, added, index, c):
                 for v in range(0, n, lanes):
                     z, at, left = load(offset(c, i * width + v)), skip + v, n - v
                     f = new_state(p, z, t, b, at, left, offset(before, v), offset(more, v))
-                    if p.R > 0:
+                    if p.R > 0 and alone:
                         store(offset(state, v), f)
+                    elif p.R > 0:
+                        store_first(offset(state, v), f, left)
                     store_first(offset(out, v), f, left)
 
 
 @inlined
-def forward_block(p, block, slot):
-    """All steps of one block of sequences.
+def forward_block(p, number, shares, slot):
+    """All steps of a block of sequences; of each step, the share of the units that is this piece's.
+
+    Workers with other shares of the block meet after each step.  A share's panels of the weights
+    stay in one worker's cache for all steps.  With `shares` a constant 1, LLVM leaves all this out.
 
     With lengths, sequences are dealt to the blocks longest first, so that a block's live ones are
     its first rows at every step.
     """
+    block, home = number // shares, number % shares
+    meeting = counter(p.meetings, block * shares * SHARE_COUNTERS)
     first = split(p.B, p.plan.blocks, block)
     rows = split(p.B, p.plan.blocks, block + 1) - first
     if p.has_lengths:
         rows = (p.B - block + p.plan.blocks - 1) // p.plan.blocks
-    space = forward_space(p, block, slot)
-    index = offset(p.index, space * 2 * p.plan.rows)
+    index = offset(p.index, slot * 2 * p.plan.rows)
     length = offset(index, p.plan.rows)
     for r in range(rows):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
-    c = offset(p.tiles, space * MR(p.packed) * NR(p.packed))
+    c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
+    space = forward_space(p, block, slot)
     now = offset(p.states, space * p.plan.rows * (2 * p.plan.lda + p.plan.ldn))
     after = offset(now, p.plan.rows * p.plan.lda)
     added = offset(after, p.plan.rows * p.plan.lda)
@@ -179,25 +187,41 @@ def forward_block(p, block, slot):
     live = rows
     while live > 0 and get(length, live - 1) == 0:
         live -= 1
-    for r in range(live):
-        copy_row_padded(offset(now, r * p.plan.lda), offset(p.h, get(index, r) * p.H), p.R)
-    put_inputs(p, now, index, live, 0)
+    turn = first_turn(meeting, shares, home, 1, 0)
+    while turn.share >= 0:
+        lo, hi = split(live, shares, turn.share), split(live, shares, turn.share + 1)
+        for r in range(lo, hi):
+            h0 = offset(p.h, get(index, r) * p.H)
+            copy_row_padded(offset(now, r * p.plan.lda), h0, p.R)
+        put_inputs(p, now, index, lo, hi, 0)
+        turn = next_turn(meeting, shares, home, 1, turn)
     t = 0
     while live > 0:
         t += 1
+        going = live  # rows that have a step t + 1
+        while going > 0 and get(length, going - 1) == t:
+            going -= 1
         fill_added(p, added, live, index, t)
-        forward_step(p, t, live, 0, p.plan.panels, now, after, added, index, c)
+        turn = first_turn(meeting, shares, home, t + 1, turn.orphans)
+        while turn.share >= 0:
+            panel = split(p.plan.panels, shares, turn.share)
+            panels = split(p.plan.panels, shares, turn.share + 1)
+            forward_step(p, t, live, panel, panels, shares == 1, now, after, added, index, c)
+            lo, hi = split(going, shares, turn.share), split(going, shares, turn.share + 1)
+            put_inputs(p, after, index, lo, hi, t)
+            turn = next_turn(meeting, shares, home, t + 1, turn)
         now, after = after, now
-        while live > 0 and get(length, live - 1) == t:
-            live -= 1
-        put_inputs(p, now, index, live, t)
-
-    for r in range(rows):  # the last state stays
-        last = get(length, r)
-        hold(p, get(index, r), last)
-        for t in range(last, p.T):
+        live = going
+    turn = first_turn(meeting, shares, home, t + 2, turn.orphans)
+    while turn.share >= 0:
+        for r in range(split(rows, shares, turn.share), split(rows, shares, turn.share + 1)):
+            last = get(length, r)
+            hold(p, get(index, r), last)
             state = offset(p.h, get(index, r) * p.H)
-            copy_row(offset(state, (t + 1) * p.B * p.H), offset(state, last * p.B * p.H), p.H)
+            for later in range(last + 1, p.T + 1):  # the last state stays
+                to = offset(state, later * p.B * p.H)
+                copy_row(to, offset(state, last * p.B * p.H), p.H)
+        turn = next_turn(meeting, shares, home, t + 2, turn)
 
 
 @inlined
@@ -331,16 +355,22 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
 
 
 @inlined
-def state_gradient(p, buffer, group, block, before, lo, hi, slot):
-    """dz_t for rows lo ... hi of a group and all steps of a time block.
+def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
+    """dz_t for a part of a group's rows and all steps of a time block, for a share of the units.
+
+    Workers with other shares of the part meet after each step, as in `forward_block`.
 
     It goes into the buffer, with [x_t, 1] and h_{t-1}, for the other gradients.  dz of the step
     after the block's begins at row `before` of the buffer beside it.
     """
     capacity, ldz = p.plan.capacity, p.plan.ldz
+    part, home = piece // shares, piece % shares
+    lo, hi = split(block.live, p.plan.splits, part), split(block.live, p.plan.splits, part + 1)
+    meeting = counter(p.meetings, (team * p.plan.splits + part) * shares * SHARE_COUNTERS)
+    number = block.number * p.T + 1  # of the step, among all steps of the team
     c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
     first = group * p.plan.group
-    live = 0
+    live, turn = 0, Turn(-1, 0)
     at = 0  # row of the buffer where step t begins
     old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
     new = offset(p.dz, buffer * capacity * ldz)  # dz_t
@@ -352,17 +382,26 @@ def state_gradient(p, buffer, group, block, before, lo, hi, slot):
         going = lo  # those that have a step t + 1
         while going < last and get(p.lengths, first + going) > t:
             going += 1
-        gather_inputs(p, buffer, at, t, first, lo, last)
         span, keeps = Span(first, lo, going, last), t < block.t and p.R > 0
-        state_gradient_step(p, t, span, 0, p.plan.h_panels, keeps, old, new, states, c)
-        states = state_rows(p, buffer, at)
-        if t == block.low + 1 and p.R > 0:
-            lanes = LANES(p.inputs)
-            for r in range(lo, last):
-                h = row(p.h, t - 1, get(p.order, first + r))
-                for v in range(0, p.H, lanes):
-                    kept = offset(states, r * lanes + v * capacity)
-                    store(kept, load_first(offset(h, v), p.H - v))
+        states_before = state_rows(p, buffer, at)
+        turn = first_turn(meeting, shares, home, number, turn.orphans)
+        while turn.share >= 0:
+            rows, share = last - lo, turn.share
+            begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
+            gather_inputs(p, buffer, at, t, first, begin, end)
+            panel = split(p.plan.h_panels, shares, share)
+            panels = split(p.plan.h_panels, shares, share + 1)
+            state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c)
+            if t == block.low + 1 and p.R > 0:
+                lanes, width = LANES(p.inputs), NR(p.packed)
+                for r in range(lo, last):
+                    h = row(p.h, t - 1, get(p.order, first + r))
+                    for v in range(panel * width, min(panels * width, p.H), lanes):
+                        kept = offset(states_before, r * lanes + v * capacity)
+                        store(kept, load_first(offset(h, v), p.H - v))
+            turn = next_turn(meeting, shares, home, number, turn)
+        states = states_before
+        number += 1
         at += live
         old, new = new, offset(p.dz, (buffer * capacity + at) * ldz)
 
@@ -419,7 +458,13 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
         scatter(p, sums, buffer, block, skip, n)
     chunks = p.plan.x_chunks + p.plan.h_chunks
     c = offset(p.tiles, slot * MR(p.packed) * width)
-    dz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip)
+    dz, ldz = offset(p.dz, buffer * p.plan.capacity * p.plan.ldz + skip), p.plan.ldz
+    if p.plan.near > 0:
+        together = offset(p.near, slot * p.plan.capacity * width)
+        for r in range(block.rows):
+            for v in range(0, n, lanes):
+                store(offset(together, r * width + v), load(offset(dz, r * ldz + v)))
+        dz, ldz = together, width
     for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
         a = offset(p.inputs, (buffer * chunks + chunk) * p.plan.capacity * lanes)
         to_h = chunk >= p.plan.x_chunks
@@ -431,7 +476,7 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
             for j in range(m):
                 for v in range(0, n, lanes):
                     prefetch(offset(to, j * p.H + v))
-            tile_columns(m, n, block.rows, offset(a, i), dz, p.plan.ldz, c)
+            tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
                 to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)
@@ -474,12 +519,7 @@ def input_gradient(p, buffer, group, block, part, slot):
             for r in range(lo, hi):
                 dz, to = offset(dzs, r * ldz), offset(out, get(index, r) * columns)
                 for i in range(columns):
-                    W_x = offset(start, width + i * ldz)
-                    products = zeros(p.packed)
-                    for v in range(0, p.H, lanes):
-                        w = load(offset(W_x, v))
-                        products = multiply_add(load(offset(dz, v)), w, products)
-                    put(to, i, total(products))
+                    put(to, i, dot(dz, offset(start, width + i * ldz), p.H))
         for skip in range(0, panels * width, width):
             n = min(width, columns - skip)
             for r in range(lo, hi, height):

@@ -1,4 +1,4 @@
-"""Threads: how workers start, share work, wait for each other; and whether threads pay.
+"""Threads: how workers start, and whether threads pay.
 
 A worker is a compiled function of (pointer to its task, slot).  Any number of workers may run the
 same task: they draw tickets from a counter, see `_schedules`.
@@ -16,6 +16,7 @@ import functools
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import numba
 from llvmlite import ir
@@ -23,30 +24,15 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from fastbptt._uninterrupted import computed_once
-from fastbptt.kernels._compiling import SOURCE, compile_function, inlined
-from fastbptt.kernels._machine import LINE
+from fastbptt.kernels._compiling import SOURCE, compile_function
 from fastbptt.kernels._simd import (
     INT64,
-    cycles,
-    fetch_add,
+    exchange_if,
     float_modes,
-    give_back,
-    give_way,
-    offset,
-    pause,
     pointer_to,
-    read_counter,
+    put_counter,
     set_float_modes,
-    sleep,
-    take,
 )
-
-SPINS = 500  # before a waiting thread offers its core to others
-# When others have taken so many of a waiting thread's offers, it goes to sleep, or on to the end of
-# the parallel loop.  Each costs it a turn of some milliseconds of every thread that wants the core.
-OFFERS = 20
-TAKEN = 50_000  # cycles that an offer takes at least if it is taken; else it takes about 1,000
-NAP = 50  # microseconds
 
 # Calls of at most so many operations are short, some milliseconds, and timed for `Experience`.
 SHORT = 2_000_000_000
@@ -101,72 +87,6 @@ def call(typingctx, worker, task, slot):
     return types.void(worker, task, slot), emit
 
 
-# Counters: how workers share work and wait for each other
-
-
-@inlined
-def counter(counters, number):
-    """One of a task's counters, each in a cache line of its own."""
-    return offset(counters, number * (LINE // 8))
-
-
-@inlined
-def draw_ticket(tickets, slot):
-    """The next ticket.
-
-    All but the caller's thread give way first: if another process or library wants the core, it is
-    better lost now than with a piece of work in hand that others wait for.
-    """
-    if slot > 0:
-        give_way()
-    return fetch_add(tickets, 1)
-
-
-@inlined
-def offer():
-    """Offer this core to others; whether somebody took it."""
-    begun = cycles()
-    give_way()
-    return cycles() - begun > TAKEN
-
-
-@inlined
-def wait_for(counter, count):
-    """Wait until the counter has reached count.
-
-    Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
-    very core, as when another library's idle threads spin on the other ones; so it is offered, and
-    left if others want it again and again.
-    """
-    turns, taken = 0, 0
-    while read_counter(counter) < count:
-        pause()
-        turns += 1
-        if taken >= OFFERS:
-            sleep(NAP)
-        elif turns > SPINS:
-            taken += offer()
-
-
-@inlined
-def wait_for_late_workers(ended, threads):
-    """Wait until all workers of a task have ended, but not for long.
-
-    The end of the parallel loop waits too, but OpenMP spins there and never gives way: a worker
-    that has yet to start on the same core would start with the next tick, milliseconds later.
-    Not for long, since a thread may have been given several slots, one after the other; and only
-    the first of these waits.
-    """
-    fetch_add(ended, 1)
-    turns = 0
-    while read_counter(ended) < threads and turns < SPINS + OFFERS:
-        pause()
-        turns += 1
-        if turns > SPINS:
-            give_way()
-    fetch_add(ended, threads)
-
-
 # The parallel loop
 
 
@@ -178,7 +98,7 @@ def _parallel_loop(source):
         """
         source  # noqa: B018  part of the cache key
         flag = pointer_to(claim, types.int64)
-        if not take(flag):
+        if not exchange_if(flag, 0, 1):
             call(worker, task, 0)
             return False
         modes = float_modes()
@@ -187,7 +107,7 @@ def _parallel_loop(source):
             set_float_modes(modes)
             call(worker, task, slot)
             set_float_modes(own)
-        give_back(flag)
+        put_counter(flag, 0)
         return True
 
     return launch
@@ -226,6 +146,9 @@ def warmup():
 
 
 # Whether threads pay
+
+# Says how many threads a call may have at most, besides Numba: a setting of another library's.
+limit: Callable[[], int] | None = None
 
 
 class Experience:
@@ -318,7 +241,8 @@ _latest = _Latest()
 
 
 class Claim:
-    """How many threads a call may have: Numba's setting, or one while others are launching.
+    """How many threads a call may have: Numba's setting, within the `limit` if there is one; or
+    one while others are launching.
 
     `kind` says which calls cost the same for each of their `steps`.
     """
@@ -339,6 +263,8 @@ class Claim:
         else:
             _compiled_loop()
             self.threads = numba.get_num_threads()
+            if limit is not None:
+                self.threads = max(min(self.threads, limit()), 1)
         self.started = time.perf_counter()
 
     def use(self, worker, task):

@@ -14,8 +14,8 @@ and the sums begin with start[n], a row of NR.
 A single row has only two chains of sums and would wait for each multiply-add, so it may take two or
 four panels at once, `stride` elements apart; c is then a row of two or four times NR columns.
 `tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
-packed side by side, the rows of b lie ldb elements apart, and every SUM_ROWS terms the accumulators
-are added to c and begin anew.
+packed side by side, the rows of b lie ldb elements apart, and after every `run` of terms the
+accumulators are added to c and begin anew.
 
 There is code for every m, and for panels of which only the first vector counts; the caller handles
 other edges in n, and pads its panels with zeros.  A sum runs over k in the same order for any m, so
@@ -44,11 +44,6 @@ from fastbptt.kernels._simd import (
     emit_store,
     ir_vector,
 )
-
-# Terms of a weight gradient summed in registers before the sum is added to others in memory.
-# Rounding errors grow with the root of this and of the number of such sums; a NumPy user's, who
-# adds up one product for every step, with the roots of B and of T.
-SUM_ROWS = 32
 
 
 @intrinsic
@@ -132,7 +127,7 @@ def _emit_rows(builder, vector, m, vectors, arguments):
 
 def _emit_columns(builder, vector, m, vectors, arguments):
     """Body of `tile_columns` for one m."""
-    _, _, k, a, b, ldb, c = arguments
+    _, _, k, run, a, b, ldb, c = arguments
 
     def element(i, step):
         at = builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
@@ -146,7 +141,7 @@ def _emit_columns(builder, vector, m, vectors, arguments):
     builder.branch(loop)
     builder.position_at_end(loop)
     begin = builder.phi(INT64)
-    end = builder.add(begin, INT64(SUM_ROWS))
+    end = builder.add(begin, run)
     end = builder.select(builder.icmp_signed("<", end, k), end, k)
     sums = _emit_products(builder, vector, begin, end, element, b, ldb, zeros)
     for place, value in _each(builder, c, vector, sums):
@@ -217,13 +212,13 @@ def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
 
 
 @intrinsic
-def tile_columns(typingctx, m, n, k, a, b, ldb, c):
+def tile_columns(typingctx, m, n, k, run, a, b, ldb, c):
     """c = a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
 
     def emit(context, builder, signature, args):
-        dtype = signature.args[3].dtype
+        dtype = signature.args[4].dtype
         rows = tile_columns_count(dtype.bitwidth // 8)
         return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
 
     size = types.intp
-    return types.void(size, size, size, a, b, size, c), emit
+    return types.void(size, size, size, size, a, b, size, c), emit
