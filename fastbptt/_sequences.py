@@ -47,9 +47,18 @@ class Sequences:
         return len(self.lengths)
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        T = (self.lengths if self._alike else self.lengths[index]).max(initial=0)
-        at = self.starts[index] + np.arange(T if len(index) else 0)[:, np.newaxis]
-        return self.steps.take(at, axis=0, mode="clip")
+        return self.window(index)
+
+    def window(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
+        """Of some sequences so many steps from `first`, counted from 0, or as many as there are."""
+        T = int((self.lengths if self._alike else self.lengths[index]).max(initial=0))
+        last = T if steps is None else min(first + steps, T)
+        t = np.arange(first, last if len(index) else first)[:, np.newaxis]
+        return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
+
+    def contains(self, value: int) -> bool:
+        """Whether a step that counts has this value."""
+        return bool((self.counted() == value).any())
 
     def counted(self) -> np.ndarray:
         """The steps that count, (R, ...), sequence after sequence."""
@@ -66,7 +75,7 @@ class Sequences:
         if self._alike:
             return None
         lengths = self.lengths[index]
-        return None if (lengths == lengths[0]).all() else lengths
+        return None if (lengths == lengths[:1]).all() else lengths
 
     def empty_outputs(self, size: int, dtype: DTypeLike) -> Any:
         """Room for `size` numbers at every step, in the form that the sequences came in.
@@ -81,6 +90,56 @@ class Sequences:
         """Copy what was found for some sequences, (T, B, size), to their places."""
         for b, n in enumerate(index):
             outputs[n][: self.lengths[n]] = found[: self.lengths[n], b]
+
+
+class OnDisk(Sequences):
+    """Sequences that stay in their files: steps are read and converted when they are needed.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray, (T_i, ...), or ndarray, (N, T, ...)
+        Of any dtype; at least one.
+    lengths : ndarray of int64, (N,)
+    dtype : numpy.dtype
+        What they are converted to.
+    padded : int, optional
+        T of an array.
+
+    Notes
+    -----
+    A minibatch holds 0 past a sequence's length; `steps` has a shape and a dtype, but no steps.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray] | np.ndarray,
+        lengths: np.ndarray,
+        dtype: DTypeLike,
+        padded: int | None = None,
+    ) -> None:
+        none = np.empty((0, *arrays[0].shape[1:]), dtype)
+        super().__init__(none, np.zeros_like(lengths), lengths, padded)
+        self._arrays: Sequence[np.ndarray] | np.ndarray = arrays
+
+    def window(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
+        T = int(self.lengths[index].max(initial=0))
+        last = T if steps is None else min(first + steps, T)
+        form = self.steps
+        found = np.zeros((max(last - first, 0), len(index), *form.shape[1:]), form.dtype)
+        for b, n in enumerate(index):
+            its = self._arrays[n][first : min(last, self.lengths[n])]
+            found[: len(its), b] = its
+        return found
+
+    def contains(self, value: int) -> bool:
+        return any((self._arrays[n][:T] == value).any() for n, T in enumerate(self.lengths))
+
+    def counted(self) -> np.ndarray:
+        each = [self._arrays[n][:T] for n, T in enumerate(self.lengths)]
+        return np.concatenate(each, dtype=self.steps.dtype, casting="unsafe")
+
+    def part(self, index: slice) -> Sequences:
+        return OnDisk(self._arrays[index], self.lengths[index], self.steps.dtype, self.padded)
 
 
 def inputs(
@@ -109,15 +168,15 @@ def inputs(
             raise ValueError(
                 "lengths is given with a list x, whose arrays have lengths of their own"
             )
-        x = [real(f"x[{i}]", a) for i, a in enumerate(x)]
-        if size > 1 and _integers(x) and any(a.size for a in x):
+        each = [real(f"x[{i}]", a) for i, a in enumerate(x)]
+        if size > 1 and _integers(each) and any(a.size for a in each):
             return tokens("x", x, None, size)
         return _from_list("x", x, (size,), dtype)
-    x = real("x", x)
+    given, x = x, real("x", x)
     if x.ndim == 2 and size == 1:
         x = x[..., np.newaxis]
     if x.ndim == 2 and x.dtype.kind in "iu":
-        return tokens("x", x, lengths, size)
+        return tokens("x", given, lengths, size)
     if x.ndim != 3 or x.shape[2] != size:
         raise ValueError(
             f"x has shape {x.shape}, expected {_alternatives('(N, T, I)', '(N, T)', size)} "
@@ -126,7 +185,7 @@ def inputs(
         )
     N, T = x.shape[:2]
     lengths = np.full(N, T) if lengths is None else _checks.lengths(lengths, T, N)
-    return _from_padded(x, lengths, dtype)
+    return _from_padded(x, lengths, dtype, isinstance(given, np.memmap))
 
 
 def tokens(
@@ -148,14 +207,14 @@ def tokens(
             raise ValueError(f"{name} is a list of other arrays, expected integers (T_i,)")
         for i, a in enumerate(arrays):
             _checks.tokens(f"{name}[{i}]", a, size, None)
-        return _from_list(name, arrays, (), np.int64)
-    x = real(name, x)
+        return _from_list(name, x, (), np.int64)
+    on_disk, x = isinstance(x, np.memmap), real(name, x)
     if x.ndim != 2 or x.dtype.kind not in "iu":
         raise ValueError(f"{name} holds {x.dtype} of shape {x.shape}, expected integers (N, T)")
     N, T = x.shape
     lengths = None if lengths is None else _checks.lengths(lengths, T, N)
     _checks.tokens(name, x, size, lengths, time=1)
-    return _from_padded(x, np.full(N, T) if lengths is None else lengths, x.dtype)
+    return _from_padded(x, np.full(N, T) if lengths is None else lengths, x.dtype, on_disk)
 
 
 def targets(
@@ -187,14 +246,14 @@ def targets(
     if or_classes is None:
         or_classes = size > 1
     if of_steps and isinstance(y, (list, tuple)):
-        y = [real(f"y[{i}]", a) for i, a in enumerate(y)]
-        classes = or_classes and _integers(y)
-        for a in y if classes else ():
+        each = [real(f"y[{i}]", a) for i, a in enumerate(y)]
+        classes = or_classes and _integers(each)
+        for a in each if classes else ():
             _check_int64(a, size)
         found = _from_list("y", y, () if classes else (size,), np.int64 if classes else dtype)
         check_same_lengths("y", found.lengths, x)
         return found
-    y = real("y", y)
+    on_disk, y = isinstance(y, np.memmap), real("y", y)
     given, axes = y.shape, 2 if of_steps else 1
     classes = or_classes and y.dtype.kind in "iu" and y.ndim == axes
     if not classes and y.ndim == axes and size == 1:
@@ -212,9 +271,9 @@ def targets(
             _check_int64(y, size)
         return y.astype(dtype, copy=False)
     check_steps("y", given, x)
-    if classes:
+    if classes and y.dtype.kind == "u" and y.dtype.itemsize == 8:
         _check_int64(y[np.arange(y.shape[1]) < x.lengths[:, np.newaxis]], size)
-    return _from_padded(y, x.lengths, dtype)
+    return _from_padded(y, x.lengths, dtype, on_disk)
 
 
 def _integers(arrays: Sequence[np.ndarray]) -> bool:
@@ -246,7 +305,9 @@ def _check_int64(classes: np.ndarray, size: int) -> None:
         raise ValueError(f"y has class {classes.max()}, expected 0 to {size - 1}: O is {size}")
 
 
-def _from_padded(a: np.ndarray, lengths: np.ndarray, dtype: DTypeLike) -> Sequences:
+def _from_padded(a: np.ndarray, lengths: np.ndarray, dtype: DTypeLike, on_disk: bool) -> Sequences:
+    if on_disk and len(a):
+        return OnDisk(a, lengths, dtype, a.shape[1])
     a = np.ascontiguousarray(a, dtype)
     N, T = a.shape[:2]
     return Sequences(a.reshape(N * T, *a.shape[2:]), np.arange(N) * T, lengths, T)
@@ -256,6 +317,7 @@ def _from_list(
     name: str, arrays: Sequence[ArrayLike], shape: tuple[int, ...], dtype: DTypeLike
 ) -> Sequences:
     """Sequences from a list of (T_i, *shape), or of (T_i,) if shape is (1,)."""
+    on_disk = any(isinstance(a, np.memmap) for a in arrays)
     arrays = [real(f"{name}[{i}]", a) for i, a in enumerate(arrays)]
     for i, a in enumerate(arrays):
         if a.ndim == 1 and shape == (1,):
@@ -264,6 +326,8 @@ def _from_list(
             wanted = ", ".join(["T", *map(str, shape)]) + ("" if shape else ",")
             raise ValueError(f"{name}[{i}] has shape {a.shape}, expected ({wanted})")
     lengths = np.array([len(a) for a in arrays], np.int64)
+    if on_disk:
+        return OnDisk(arrays, lengths, dtype)
     steps = np.concatenate([*arrays, np.zeros((0, *shape))], dtype=dtype, casting="unsafe")
     return Sequences(steps, np.cumsum(lengths) - lengths, lengths)
 

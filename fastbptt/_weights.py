@@ -40,6 +40,24 @@ class Minibatch(NamedTuple):
     begins: np.ndarray | None = None
 
 
+class Extent(NamedTuple):
+    """How much of a minibatch counts.
+
+    Attributes
+    ----------
+    steps : int
+        Without padding.
+    rows : int
+        Those of the loss.
+    weight : float
+        Their number, or the sum of their weights: what a mean loss is divided by.
+    """
+
+    steps: int
+    rows: int
+    weight: float
+
+
 class Data(NamedTuple):
     """A data set, checked and converted.
 
@@ -56,10 +74,29 @@ class Data(NamedTuple):
     y: Rows
     weight: Rows | None
 
-    def minibatch(self, index: np.ndarray) -> Minibatch:
-        """Some of the sequences, to compute with."""
-        weight = None if self.weight is None else self.weight[index]
-        return Minibatch(self.x[index], self.y[index], self.x.lengths_of(index), weight)
+    def minibatch(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Minibatch:
+        """Some of the sequences, to compute with; or for output "all" a window of their steps."""
+        x, lengths = self.x.window(index, first, steps), self.x.lengths_of(index)
+        if steps is not None and lengths is not None:
+            lengths = np.clip(lengths - first, 0, len(x))
+        weight = None if self.weight is None else _window(self.weight, index, first, steps)
+        return Minibatch(x, _window(self.y, index, first, steps), lengths, weight)
+
+    def extent(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Extent:
+        """How much counts of what :meth:`minibatch` would return."""
+        T, lengths = int(self.x.lengths[index].max(initial=0)), self.x.lengths_of(index)
+        T = T if steps is None else min(max(T - first, 0), steps)
+        if steps is not None and lengths is not None:
+            lengths = np.clip(lengths - first, 0, T)
+        of_steps = T * len(index) if lengths is None else int(lengths.sum())
+        if isinstance(self.y, Sequences):
+            rows = of_steps
+        else:
+            rows, lengths = len(index), None
+        if self.weight is None:
+            return Extent(of_steps, rows, rows)
+        weight = _window(self.weight, index, first, steps)
+        return Extent(of_steps, rows, total_weight(rows, lengths, weight))
 
     def together(self) -> Minibatch:
         """All sequences as one minibatch."""
@@ -76,6 +113,10 @@ class Data(NamedTuple):
             return False
         rows = _rows(self.weight)
         return rows.size > 0 and not rows.any()
+
+
+def _window(a: Rows, index: np.ndarray, first: int, steps: int | None) -> np.ndarray:
+    return a.window(index, first, steps) if isinstance(a, Sequences) else a[index]
 
 
 def _part(a: Rows, index: slice) -> Rows:
@@ -98,17 +139,17 @@ def read_weights(
     loss : Criterion
         The class that it ignores has weight 0.
     """
-    dtype, rows, found = x.steps.dtype, _rows(y), None
+    dtype, form, found = _dtype(x), y.steps if isinstance(y, Sequences) else y, None
     if sample_weight is not None:
         _check_loss("sample_weight", loss)
-        elements = rows.ndim == 2 and not loss.of_rows
+        elements = form.ndim == 2 and not loss.of_rows
         found = _of_samples(sample_weight, x, isinstance(y, Sequences), size, elements)
         with np.errstate(over="ignore"):
             found = found.astype(dtype)
         _check_values("sample_weight", found)
         _check_some(found, "sample_weight is 0 wherever it counts, expected a value above 0")
-    if loss.ignored is not None and rows.dtype.kind == "i" and (rows == loss.ignored).any():
-        kept = rows != loss.ignored
+    if loss.ignored is not None and form.dtype.kind == "i" and _contains(y, loss.ignored):
+        kept = _rows(y) != loss.ignored
         found = kept.astype(dtype) if found is None else found * kept
         _check_some(found, f"y has weight for none but the ignored class {loss.ignored}")
     return None if found is None else _like(y, found)
@@ -132,7 +173,7 @@ def times_class_weight(class_weight: Any, data: Data, size: int, loss: Criterion
         rows = rows[:, 0].astype(np.int64)
     if rows.dtype.kind != "i":
         raise ValueError("class_weight is given, expected y of integer classes, or of 0 and 1")
-    found = np.ones(len(rows), data.x.steps.dtype)
+    found = np.ones(len(rows), _dtype(data.x))
     if data.weight is not None:
         found = _rows(data.weight)
     found = found * _of_classes(class_weight, max(size, 2), np.where(found > 0, rows, 0), found)
@@ -222,6 +263,15 @@ def _of_classes(given: Any, count: int, classes: np.ndarray, weight: np.ndarray)
         found = found.astype(weight.dtype)
     _check_values(name, found)
     return found[classes]
+
+
+def _dtype(x: Sequences) -> np.dtype:
+    """What weights are kept in: the inputs' dtype, but not that of tokens."""
+    return x.steps.dtype if x.steps.dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _contains(y: Rows, value: int) -> bool:
+    return y.contains(value) if isinstance(y, Sequences) else bool((y == value).any())
 
 
 def _rows(a: Rows) -> np.ndarray:

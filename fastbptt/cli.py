@@ -21,6 +21,7 @@ DEMOS: dict[str, str] = {
     "sentiment": "tell favourable sentences from others, word by word",
     "many-to-many": "an output at every step: learn to write, character by character",
     "gradient-flow": "gradients that vanish or explode, and what clipping does",
+    "distributed": "train on several processes of MPI, with the same bits as on one",
 }
 
 
@@ -81,8 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         for name, summary in DEMOS.items()
     }
     _add_sunspots_options(parsers["sunspots"])
-    for name in ("sum", "sentiment", "many-to-many", "gradient-flow"):
+    for name in ("sum", "sentiment", "many-to-many", "gradient-flow", "distributed"):
         _add_seed(parsers[name])
+    parsers["distributed"].add_argument(
+        "--ranks", type=_at_least(1), default=2, metavar="R", help="processes at most (2)"
+    )
     _add_size(parsers["many-to-many"], hidden=192, epochs=20)
     for name in ("tomorrow", "gradient-flow"):
         parsers[name].add_argument(

@@ -1,5 +1,6 @@
 """The model: recurrent layers with a readout, for data sets as users have them."""
 
+import itertools
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -401,7 +402,7 @@ class RNN:
         before = self._check_state(state, False, shape)
         width = (1 + self.bidirectional) * self.hidden_size
         found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
-        for index, some, added in _together(len(data), before, check_type(noise)):
+        for index, some, added in _groups(len(data), before, check_type(noise)):
             h = self.network.states(data[index], data.lengths_of(index), some, added)
             for of_layer, its_h in zip(found, h, strict=True):
                 data.enter_outputs(of_layer, index, its_h)
@@ -544,16 +545,34 @@ class RNN:
 
     def evaluate_data(self, data: Data, loss: Criterion) -> float:
         """:meth:`evaluate` for what :meth:`read` made of the data."""
-        mean, (x, y, weight) = Mean(loss), data
-        for index, its_y, _ in self._outputs(x, None):
+        mean = Mean(loss)
+        for value, weight in self.losses(data, loss):
+            mean.add(value, weight)
+        return mean.value
+
+    def losses(
+        self, data: Data, loss: Criterion, together: int = TOGETHER, first: int = 0, every: int = 1
+    ) -> Iterator[tuple[float, float]]:
+        """The loss over some sequences at a time, and the weight of each such group.
+
+        Parameters
+        ----------
+        data : Data
+        loss : Criterion
+        together : int
+            Sequences of a group.
+        first, every : int
+            Which groups: one of so many, from the first on, counted from 0.
+        """
+        x, y, weight = data
+        for index, its_y, _ in self._outputs(x, None, None, together, first, every):
             mask, lengths, rows = None, None, len(index)
             if self.output == "all":
                 lengths, rows = x.lengths[index], its_y.shape[0] * its_y.shape[1]
                 mask = np.arange(len(its_y))[:, np.newaxis] < lengths
             its_weight = None if weight is None else weight[index]
             value, _ = loss.compute(its_y, y[index], mask, its_weight)
-            mean.add(value, total_weight(rows, lengths, its_weight))
-        return mean.value
+            yield float(value), total_weight(rows, lengths, its_weight)
 
     def objective(
         self,
@@ -746,10 +765,20 @@ class RNN:
         return to_keras(self)
 
     def _outputs(
-        self, x: Sequences, state: np.ndarray | None, noise: Noise | None = None
+        self,
+        x: Sequences,
+        state: np.ndarray | None,
+        noise: Noise | None = None,
+        together: int = TOGETHER,
+        first: int = 0,
+        every: int = 1,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, list[np.ndarray]]]:
-        """For some sequences at a time: which, their time-major outputs, and last states."""
-        for index, before, added in _together(len(x), state, noise):
+        """For some sequences at a time: which, their time-major outputs, and last states.
+
+        `together`, `first` and `every` are as for :meth:`losses`.
+        """
+        groups = _groups(len(x), state, noise, together)
+        for index, before, added in itertools.islice(groups, first, None, every):
             y, after = self.network.outputs(x[index], x.lengths_of(index), before, added)
             yield index, y, after
 
@@ -851,12 +880,12 @@ def check_config(
     return dict(zip(_CONFIG, values, strict=True))
 
 
-def _together(
-    count: int, state: np.ndarray | None, noise: Noise | None
+def _groups(
+    count: int, state: np.ndarray | None, noise: Noise | None, together: int = TOGETHER
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, Noise | None]]:
     """Which of so many sequences to run together, their initial states, (L, B, H), and noise."""
-    for start in range(0, max(count, 1), TOGETHER):
-        index = np.arange(start, min(start + TOGETHER, count))
+    for start in range(0, max(count, 1), together):
+        index = np.arange(start, min(start + together, count))
         before = None if state is None else np.ascontiguousarray(state[:, index])
         yield index, before, noise and noise.at(sequence=start)
 

@@ -6,6 +6,7 @@ import os
 import reprlib
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, NoReturn
@@ -20,11 +21,12 @@ from fastbptt._names import with_our_names
 from fastbptt._network import Network, Weights
 from fastbptt._notice import tell_once
 from fastbptt._penalties import coefficients, frozen_names, penalize
+from fastbptt._shares import Ranks, cut
 from fastbptt._sources import Source, is_source
 from fastbptt._stack import States
-from fastbptt._weights import Data, Minibatch, times_class_weight, total_weight
-from fastbptt.checkpointed import windows
-from fastbptt.model import RNN, Mean
+from fastbptt._weights import Data, Extent, Minibatch, times_class_weight
+from fastbptt.losses import attribute
+from fastbptt.model import RNN, TOGETHER, Mean
 from fastbptt.optimizers import (
     SGD,
     Adam,
@@ -125,6 +127,8 @@ def fit(
     seed: int | np.random.Generator | Generators | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     callback: Callable[[RNN, History], Any] | None = None,
+    shares: int | None = None,
+    comm: Any = None,
 ) -> History:
     """Train a model by minibatch gradient descent.
 
@@ -209,6 +213,15 @@ def fit(
         which cannot be asked for a step's minibatch, it goes on with others; a warning says so.
     callback : callable, optional
         ``callback(model, history)`` is called after every epoch; training stops if it returns true.
+        With `comm` it is called on every rank, and may change model and optimizer alike on all; or
+        on rank 0 alone, if it has an attribute ``rank_0_only`` that is true.
+    shares : int, optional
+        Cut each minibatch into so many pieces, at most `batch_size`; loss and gradient of each are
+        computed on their own and summed in one order.  Memory falls with the size of a piece.  By
+        default a minibatch stays whole, or with `comm` is cut into a piece for each rank.
+    comm : mpi4py.MPI.Intracomm, optional
+        Train on all ranks of an MPI communicator, of which each calls `fit` with the same arguments
+        and computes its pieces: the bits depend on `shares`, not on how many ranks there are.
 
     Returns
     -------
@@ -222,6 +235,8 @@ def fit(
         If the loss or a weight turns infinite or NaN.  It names the epoch and the minibatch,
         counted from 1; the model keeps the last weights whose loss was finite.
 
+    With `comm`, what one rank raises is raised on all.
+
     Notes
     -----
     Ctrl-C ends the training as if all epochs were done, ``history.stopped`` says so.
@@ -233,6 +248,19 @@ def fit(
     ``reduction`` that is "sum", as :func:`fastbptt.losses.ssr` does; what :func:`functools.wraps`
     or :class:`functools.partial` makes of it has this, too.  :func:`fastbptt.losses.cross_entropy`
     ignores the class -100, and ``functools.partial(cross_entropy, ignored=-1)`` another one.
+
+    Arrays of :class:`numpy.memmap`, and lists of them, stay in their files: a minibatch, or a piece
+    of it, is read when it is computed.
+
+    Pieces of a minibatch (`shares`) are of neighbouring sequences, or of sequences with about as
+    many steps in each if their lengths differ.  The loss is divided by the weight of the whole
+    minibatch.  With one piece, bits are those of none; dropout is drawn for each piece anew.
+
+    With `comm`, rank 0's weights, optimizer, generators and checkpoint are what all begin with, and
+    rank 0 alone writes files and shows progress.  Validation data are dealt out to the ranks, too.
+    While it trains, a rank uses its share of the node's cores, unless the environment variable
+    NUMBA_NUM_THREADS is set; Ctrl-C ends all ranks after the same step.  Start it by ``mpiexec -n 4
+    python -m mpi4py train.py``; more is in the file DISTRIBUTED.md beside this module.
 
     Examples
     --------
@@ -290,68 +318,78 @@ def fit(
         2        0.25         0.1  best
         3         0.5         0.1
     """
-    run = Run(
-        model, x, y, lengths=lengths, sample_weight=sample_weight, class_weight=class_weight,
-        loss=loss, optimizer=optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch,
-        time_major=time_major, clip_norm=clip_norm, l1=l1, l2=l2,
-        activity_l2=activity_l2, frozen=frozen, truncate=truncate, memory=memory,
-        validation=validation, validation_split=validation_split, patience=patience, seed=seed,
-    )  # fmt: skip
-    epochs = _checks.integer("epochs", epochs, 0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")
-    tqdm: Any = None
-    if progress:
-        try:
-            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
-        except MissingExtraError as error:
-            tell_once(f"fastbptt: {error}")
+    with Ranks(comm) as ranks:
+        run = Run(
+            model, x, y, lengths=lengths, sample_weight=sample_weight, class_weight=class_weight,
+            loss=loss, optimizer=optimizer, batch_size=batch_size, steps_per_epoch=steps_per_epoch,
+            time_major=time_major, clip_norm=clip_norm, l1=l1, l2=l2, activity_l2=activity_l2,
+            frozen=frozen, truncate=truncate, memory=memory, validation=validation,
+            validation_split=validation_split, patience=patience, seed=seed, shares=shares,
+            ranks=ranks,
+        )  # fmt: skip
+        epochs = _checks.integer("epochs", epochs, 0)
+        before = model.network.memory.copy()
+        given = {"callback": callback is not None, "checkpoint": checkpoint is not None}
+        ranks.check_same(lambda: {**model.config(), **run.settings, "epochs": epochs, **given})
+        by_step = run.source is None or run.source.by_step
+        if checkpoint is not None and not by_step and ranks.rank == 0:
+            warnings.warn(
+                "x is an iterable: training goes on from the checkpoint with other minibatches, "
+                "not to the same bits as without an interruption; a function of the step's number "
+                "would",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        if checkpoint is not None:
+            ranks.first(lambda: run.begin(checkpoint))
+        run.take_over()
+        if model.backend == "numba":
+            ranks.prepare(model.dtype)
+        history = run.history
+        begun = len(history.loss)
+        with _bar(run, epochs, progress and ranks.rank == 0) as shown:
+            try:
+                while len(history.loss) < epochs and history.stopped == "finished":
+                    run.epoch(shown)
+                    stale = run.is_stale()
+                    if callback is not None and run.calls(callback):
+                        history.stopped = "callback"
+                    if stale:
+                        history.stopped = "early"
+                    if checkpoint is not None:
+                        ranks.first(lambda: run.save(checkpoint))
+                    if shown is not None:
+                        shown.set_postfix(_latest(history))
+            except KeyboardInterrupt:
+                run.interrupted()
+            except (TypeError, ValueError):
+                if len(history.loss) == begun:  # the loss turns targets away: they do not fit
+                    model.network.memory[...] = before
+                raise
+        if run.best is not None:
+            model.network.set_free(run.best)
+        return history
 
-    before = model.network.memory.copy()
-    if checkpoint is not None and run.source is not None and not run.source.by_step:
-        warnings.warn(
-            "x is an iterable: training goes on from the checkpoint with other minibatches, not to "
-            "the same bits as without an interruption; a function of the step's number would",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    if checkpoint is not None and os.path.exists(checkpoint):
-        run.resume(checkpoint)
-    elif checkpoint is not None:
-        run.save(checkpoint)  # where that fails, it does so before an epoch's work
-    history, bar, begun = run.history, contextlib.nullcontext(), len(run.history.loss)
-    if tqdm is not None:
-        size, unit = run.sequences, "sequence"
-        if run.source is not None:
-            size, unit = run.source.steps, "minibatch"
-        bar = tqdm(initial=begun * size, total=epochs * size, unit=unit)
-    with bar as shown:
-        try:
-            while len(history.loss) < epochs and history.stopped == "finished":
-                run.epoch(shown)
-                stale = run.is_stale()
-                if callback is not None and callback(model, history):
-                    history.stopped = "callback"
-                if stale:
-                    history.stopped = "early"
-                if checkpoint is not None:
-                    run.save(checkpoint)
-                if shown is not None:
-                    shown.set_postfix(_latest(history))
-        except KeyboardInterrupt:
-            run.interrupted()
-        except (TypeError, ValueError):
-            if len(history.loss) == begun:  # targets that the loss turns away: the data do not fit
-                model.network.memory[...] = before
-            raise
-    if run.best is not None:
-        model.network.set_free(run.best)
-    return history
 
+@dataclass
+class Piece:
+    """A piece of a minibatch, and how far it has come.
 
-def alone(value: float, gradient: np.ndarray, weight: float) -> tuple[float, np.ndarray, float]:
-    """Loss, gradient and weight of a step over all who take it together: one process, no change."""
-    return value, gradient, weight
+    Attributes
+    ----------
+    index : ndarray of int
+        Its sequences.
+    rng : numpy.random.Generator
+        Of dropout and noise.
+    state : sequence of ndarray, (B, H), or None
+        States of each layer before the next window of time; zero at first.
+    """
+
+    index: np.ndarray
+    rng: np.random.Generator
+    state: States | None = None
 
 
 class Run:
@@ -361,10 +399,8 @@ class Run:
     ----------
     As for :func:`fit`; and
 
-    reduce : callable
-        ``reduce(value, gradient, weight)`` of one step returns them over all who take it together:
-        of a loss that is a mean, value and gradient are means by weight, which is the number of
-        rows or the sum of their weights.  Penalties of weights are added after it.
+    ranks : Ranks
+        Who trains together.
 
     Attributes
     ----------
@@ -393,7 +429,8 @@ class Run:
     memory: str
     validation: Data | None
     patience: int | None
-    reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]]
+    shares: int | None
+    ranks: Ranks
     settings: dict[str, Any]  # what another run must have alike to go on from this one's file
     generators: Generators
     history: History
@@ -427,13 +464,20 @@ class Run:
         validation_split: float = 0.0,
         patience: int | None = None,
         seed: int | np.random.Generator | Generators | None = None,
-        reduce: Callable[[float, np.ndarray, float], tuple[float, np.ndarray, float]] = alone,
+        shares: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
         criterion, optimizer = Criterion(loss), find_optimizer(optimizer)
-        self.model, self.loss, self.optimizer, self.reduce = model, criterion, optimizer, reduce
+        self.model, self.loss, self.optimizer = model, criterion, optimizer
         self.batch_size = _checks.integer("batch_size", batch_size)
+        self.ranks = Ranks() if ranks is None else ranks
+        self.shares = self.ranks.pieces(shares)
+        if self.shares is not None and self.shares > self.batch_size and not is_source(x):
+            raise ValueError(
+                f"shares is {self.shares}, expected at most {self.batch_size}: batch_size"
+            )
         self.truncate = None if truncate is None else _checks.integer("truncate", truncate)
         self.patience = None if patience is None else _checks.integer("patience", patience)
         if clip_norm is not None:
@@ -487,31 +531,45 @@ class Run:
             **optimizer.settings(), "sequences": self.sequences or None,
             "steps_per_epoch": None if self.source is None else self.source.steps,
             "validation": None if self.validation is None else len(self.validation.x),
+            "shares": self.shares,
         }  # fmt: skip
 
     def epoch(self, bar: Any = None) -> None:
         """Pass over the data once, validate, and enter both losses into the history."""
         started, history, mean = time.perf_counter(), self.history, Mean(self.loss)
-        for batch, minibatch in enumerate(self._minibatches(), start=1):
-            self.batch, (pieces, state) = batch, self._pieces(minibatch)
-            for piece in pieces:
-                value, its_weight, state = self.step(piece, state)
-                mean.add(value, its_weight)
+        for batch, (data, index) in enumerate(self._minibatches(), start=1):
+            self.batch = batch
+            for value, weight in self.steps(data, index):
+                mean.add(value, weight)
             if bar is not None:
-                bar.update(minibatch.x.shape[1] if self.source is None else 1)
+                bar.update(len(index) if self.source is None else 1)
         epoch = len(history.loss) + 1
         if not math.isfinite(mean.value):  # where none of those that it is the mean of is
             self.diverged(f"mean loss is {mean.value} in epoch {epoch}")
         if self.validation is not None:
-            found = float(self.model.evaluate_data(self.validation, self.loss))
+            found = self._validation_loss(self.validation)
             if not math.isfinite(found):
                 self.diverged(f"validation loss is {found} after epoch {epoch}")
             history.validation_loss.append(found)
         history.loss.append(mean.value)
-        history.seconds.append(time.perf_counter() - started)
+        history.seconds.append(self.ranks.first(lambda: time.perf_counter() - started))
 
-    def _minibatches(self) -> Iterator[Minibatch]:
-        """Those of the epoch that is next."""
+    def steps(self, data: Data, index: np.ndarray) -> Iterator[tuple[float, float]]:
+        """Steps on some sequences: one, or for output "all" one for each window of `truncate`.
+
+        Yields
+        ------
+        value, weight : float
+            As :meth:`step` returns them.
+        """
+        pieces, T = self._pieces(data, index), 1
+        if self.truncate is not None and self.model.output == "all":
+            T = max(int(data.x.lengths[index].max()), 1)
+        for first in range(0, T, self.truncate or 1):
+            yield self.step(data, index, pieces, first)
+
+    def _minibatches(self) -> Iterator[tuple[Data, np.ndarray]]:
+        """Those of the epoch that is next: data, and which of the sequences."""
         if self.source is not None:
             first = len(self.history.loss) * self.source.steps
             for step in range(first, first + self.source.steps):
@@ -519,16 +577,16 @@ class Run:
         elif self.data is not None:
             order = self.generators.order.permutation(self.sequences)
             for start in range(0, len(order), self.batch_size):
-                yield self.data.minibatch(order[start : start + self.batch_size])
+                yield self.data, order[start : start + self.batch_size]
 
-    def _minibatch(self, source: Source, step: int) -> Minibatch:
+    def _minibatch(self, source: Source, step: int) -> tuple[Data, np.ndarray]:
         """A source's minibatch of a step, checked and converted."""
         x, y, weight = source.minibatch(step, self.model.output == "all")
         try:
             data = self._weighted(self.model.read(x, y, None, self.loss, weight))
         except (TypeError, ValueError) as error:
             raise type(error)(f"minibatch of step {step}: {error}") from error
-        return data.minibatch(np.arange(len(data.x)))
+        return data, np.arange(len(data.x))
 
     def _weighted(self, data: Data) -> Data:
         """A data set or a minibatch, times the weights of the classes."""
@@ -539,15 +597,19 @@ class Run:
         return times_class_weight(self.class_weight, data, self.model.output_size, self.loss)
 
     def step(
-        self, minibatch: Minibatch, state: States | None = None
-    ) -> tuple[float, float, States]:
-        """A step of the optimizer: gradient, reduce, penalize, chain rule, clip, update.
+        self, data: Data, index: np.ndarray, pieces: Mapping[int, Piece], first: int = 0
+    ) -> tuple[float, float]:
+        """A step of the optimizer: gradients, their sum, penalize, chain rule, clip, update.
 
         Parameters
         ----------
-        minibatch : Minibatch
-        state : sequence of ndarray, (B, H), optional
-            Initial states of each layer; zero by default.
+        data : Data
+        index : ndarray of int, (B,)
+            The minibatch's sequences, and
+        pieces : mapping of int to Piece
+            this rank's pieces of it, by their number.
+        first : int, default 0
+            Where in time its window of `truncate` begins.
 
         Returns
         -------
@@ -555,22 +617,14 @@ class Run:
             The loss before the step.
         weight : float
             How many rows it is the mean or the sum of, or the sum of their weights.
-        state : list of ndarray, (B, H)
-            Last states.
         """
-        network, (x, y, lengths, weight, begins) = self.model.network, minibatch
-        value, gradient, after = network.loss_and_gradient(
-            x, y, lengths, self.loss.compute, weight=weight, state=state, begins=begins,
-            rng=self.generators.dropout, checkpointed=self.memory == "checkpointed",
-            activity_l2=self.activity_l2, out=self.gradient,
-        )  # fmt: skip
-        if network.output == "all":
-            total = total_weight(y.shape[0] * y.shape[1], lengths, weight)
-        else:
-            total = total_weight(len(y), None, weight)
-        value, gradient, total = self.reduce(value, gradient, total)
-        if gradient is not self.gradient.vector:
-            self.gradient.vector[...] = gradient
+        network = self.model.network
+        whole = data.extent(index, first, self.truncate)
+        value = self.ranks.sum(
+            self.shares or 1,
+            lambda k: self._part(data, pieces[k], first, whole),
+            self.gradient.vector,
+        )
         if self.l1 or self.l2:
             penalize(network.weights.named, self.gradient.named, self.l1, self.l2)
         if not math.isfinite(value):
@@ -584,7 +638,77 @@ class Run:
         network.refresh()
         if not np.isfinite(network.memory).all():
             self.diverged(f"weights are infinite or NaN after {self.place()}")
-        return value, total, after
+        return value, whole.weight
+
+    def _pieces(self, data: Data, index: np.ndarray) -> dict[int, Piece]:
+        """This rank's pieces of a minibatch, by their number."""
+        dropout = self.generators.dropout
+        if self.shares is None:
+            return {0: Piece(index, dropout)}
+        # All ranks draw these alike; a piece's own generator follows from them and its number.
+        words = dropout.integers(2**32, size=4).tolist()
+        pieces = cut(data.x.lengths[index], self.shares)
+        return {
+            k: Piece(index[pieces[k]], np.random.default_rng([k, *words]))
+            for k in self.ranks.own(self.shares)
+        }
+
+    def _part(self, data: Data, piece: Piece, first: int, whole: Extent) -> float:
+        """A piece's part of the minibatch's loss; that of the gradient is in `self.gradient`."""
+        network, count, share, of_steps = self.model.network, self.truncate, 1.0, 1.0
+        if self.shares is not None:
+            its = data.extent(piece.index, first, count)
+            if its.rows == 0:
+                self.gradient.vector[...] = 0
+                return 0.0
+            of_steps = its.steps / max(whole.steps, 1)
+            if self.loss.reduction == "mean" and whole.weight > 0:
+                share = its.weight / whole.weight
+        if network.output == "all":
+            minibatch = data.minibatch(piece.index, first, count)
+        else:
+            minibatch = data.minibatch(piece.index)
+            if count is not None:
+                minibatch, piece.state = _last_steps(network, minibatch, count, piece.rng)
+
+        def loss(*given: Any) -> tuple[float, np.ndarray]:
+            value, dy = self.loss.compute(*given)
+            return (value, dy) if self.shares is None else (value * share, dy * share)
+
+        x, y, lengths, weight, begins = minibatch
+        value, _, piece.state = network.loss_and_gradient(
+            x, y, lengths, loss, weight=weight, state=piece.state, begins=begins, rng=piece.rng,
+            checkpointed=self.memory == "checkpointed", activity_l2=self.activity_l2 * of_steps,
+            out=self.gradient,
+        )  # fmt: skip
+        return value
+
+    def _validation_loss(self, data: Data) -> float:
+        """The loss over the validation data, groups of sequences dealt out to the ranks."""
+        together, (rank, size) = TOGETHER, (self.ranks.rank, self.ranks.size)
+        if self.shares is not None:
+            together = min(-(-len(data.x) // self.shares), TOGETHER)
+        losses = self.model.losses(data, self.loss, together, rank, size)
+        found, mean = self.ranks.each(lambda: [*losses]), Mean(self.loss)
+        for i in range(sum(map(len, found))):
+            mean.add(*found[i % size][i // size])
+        return mean.value
+
+    def calls(self, callback: Callable[[RNN, History], Any]) -> bool:
+        """Call after an epoch; whether training is to stop."""
+        network, settings = self.model.network, self.optimizer.settings
+
+        def call() -> bool:
+            return bool(callback(self.model, self.history))
+
+        if attribute(callback, "rank_0_only", False):
+            stop = self.ranks.first(call)
+        else:
+            stop = any(self.ranks.each(call))
+        self.ranks.check_same(
+            lambda: {"the weights' checksum": zlib.crc32(network.memory.data), **settings()}
+        )
+        return stop
 
     def place(self) -> str:
         """Where it is: the epoch and the minibatch, from 1."""
@@ -595,23 +719,6 @@ class Run:
         if not self.frozen:
             return {"weights": weights.free}
         return {name: a for name, a in weights.trained.items() if name not in self.frozen}
-
-    def _pieces(self, minibatch: Minibatch) -> tuple[list[Minibatch], States | None]:
-        """A minibatch cut in time, a step for each piece, and the states before the first."""
-        count = self.truncate
-        if count is None:
-            return [minibatch], None
-        if self.model.output == "last":
-            network, dropout = self.model.network, self.generators.dropout
-            piece, state = _last_steps(network, minibatch, count, dropout)
-            return [piece], state
-        x, y, lengths, weight, _ = minibatch
-        pieces = []
-        for i, (window, clipped) in enumerate(windows(x, lengths, count)):
-            its = slice(i * count, (i + 1) * count)
-            its_weight = None if weight is None else weight[its]
-            pieces.append(Minibatch(window, y[its], clipped, its_weight))
-        return pieces, None
 
     def is_stale(self) -> bool:
         """Whether the best epoch is `patience` epochs old; if it is the last, keep its weights."""
@@ -639,6 +746,28 @@ class Run:
         network.refresh()  # the step may have been cut short before it
         if not np.isfinite(network.memory).all():
             network.set_free(self.good)
+
+    def begin(self, checkpoint: str | os.PathLike[str]) -> None:
+        """Go on from a file; or write it, which had better fail before an epoch's work."""
+        if os.path.exists(checkpoint):
+            self.resume(checkpoint)
+        else:
+            self.save(checkpoint)
+
+    def take_over(self) -> None:
+        """Begin on all ranks with what rank 0 has."""
+        if self.ranks.size == 1:
+            return
+        network, optimizer = self.model.network, self.optimizer
+        found = self.ranks.first(
+            lambda: (network.memory, self.best, self.generators, self.history,
+                     optimizer.settings(), optimizer.state())
+        )  # fmt: skip
+        if self.ranks.rank > 0:
+            memory, self.best, self.generators, self.history, settings, state = found
+            optimizer.restore(settings, state, self._trained(network.weights))
+            network.memory[...] = memory
+            self.good[...] = network.free
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file to go on from."""
@@ -795,6 +924,21 @@ def _held_out(model: RNN, loss: Criterion, validation: Any) -> Data:
     if len(found.x) == 0:
         raise ValueError("validation holds no sequence, expected at least one")
     return found
+
+
+def _bar(run: Run, epochs: int, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """A progress bar, or nothing if none is wanted or can be had."""
+    if wanted:
+        try:
+            tqdm = import_extra("tqdm.auto", "progress", "a progress bar").tqdm
+            size, unit = run.sequences, "sequence"
+            if run.source is not None:
+                size, unit = run.source.steps, "minibatch"
+            done = len(run.history.loss) * size
+            return tqdm(initial=done, total=epochs * size, unit=unit)
+        except MissingExtraError as error:
+            tell_once(f"fastbptt: {error}")
+    return contextlib.nullcontext()
 
 
 def _latest(history: History) -> dict[str, int | str]:

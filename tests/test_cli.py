@@ -313,3 +313,22 @@ def test_python_m():
         [sys.executable, "-m", "fastbptt", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"fastbptt {fastbptt.__version__}\n"
+
+
+# Several processes
+
+
+def test_without_mpi_one_process_is_shown(monkeypatch, capsys):
+    monkeypatch.setattr("fastbptt.demos.distributed.find_mpiexec", lambda: None)
+    assert cli.main(["demo", "distributed", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "pip install mpi4py" in out
+    assert "this one" in out
+    assert "agree" not in out
+
+
+def test_a_launcher_that_fails_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr("fastbptt.demos.distributed.find_mpiexec", lambda: "/bin/false")
+    monkeypatch.setattr("fastbptt.demos.distributed.find_spec", lambda name: True)
+    assert cli.main(["demo", "distributed"]) == 1
+    assert "/bin/false ended with status 1" in capsys.readouterr().err

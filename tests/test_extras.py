@@ -19,6 +19,7 @@ PACKAGE = pathlib.Path(fastbptt.__file__).parent
 OPTIONAL = {
     "jax": "jax",
     "matplotlib": "matplotlib",
+    "mpi4py": "mpi4py",
     "onnx": "onnx",
     "sklearn": "scikit-learn",
     "torch": "torch",
@@ -92,8 +93,8 @@ def test_the_extras_install_what_they_are_named_for():
     extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     found = set(used())
     assert found == {
-        ("jax", "jax"), ("matplotlib", "plots"), ("onnx", "onnx"), ("sklearn", "sklearn"),
-        ("torch", "torch"), ("tqdm", "progress"),
+        ("jax", "jax"), ("matplotlib", "plots"), ("mpi4py", "mpi"), ("onnx", "onnx"),
+        ("sklearn", "sklearn"), ("torch", "torch"), ("tqdm", "progress"),
     }  # fmt: skip
     for module, extra in found:
         names = [re.split("[<>=~;[ ]", requirement)[0] for requirement in extras.get(extra, ())]

@@ -277,27 +277,6 @@ def test_generators_of_a_run_go_on():
     assert bits(in_parts) == bits(at_once)
 
 
-def test_a_step_goes_by_what_all_have_together():
-    """Loss, gradient and rows as `reduce` returns them: here as of three like this one."""
-    model, recorder = build(), Recorder(0.1)
-    x, y = draw(model, EQUAL)
-    seen = []
-
-    def together(value, gradient, rows):
-        seen.append((value, gradient.copy(), rows))
-        return 3 * value, 3 * gradient, 3 * rows
-
-    run = training.Run(
-        model, x, y, optimizer=recorder, batch_size=4, clip_norm=1e9, reduce=together
-    )
-    run.epoch()
-    assert [rows for *_, rows in seen] == [4, 4, 3]
-    for (_, gradient, _), (_, taken) in zip(seen, recorder.steps_taken, strict=True):
-        np.testing.assert_array_equal(taken, 3 * gradient)
-    total = sum(3 * value * 3 * rows for value, _, rows in seen)
-    np.testing.assert_allclose(run.history.loss, [total / (3 * len(x))], rtol=1e-12)
-
-
 def trained():
     """Of trainings with work for several threads: the losses, and a digest of the weights."""
     counts = np.random.default_rng(0).integers(5, 40, 96)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trainings import EQUAL, LENGTHS, OUTPUT, RAGGED, O, bits, build, draw, fit
+from trainings import EQUAL, LENGTHS, OUTPUT, RAGGED, O, Recorder, bits, build, draw, fit
 
 from fastbptt import RNN, SGD, losses, training
 
@@ -140,31 +140,6 @@ def test_the_loss_of_an_epoch_is_that_over_all_rows(loss, options, output):
     assert history.validation_loss == [expected]
 
 
-def test_reduced_over_pieces_a_step_is_that_of_all():
-    """A minibatch in pieces of unequal weight: value and gradient by weight, as `reduce` may."""
-    model = build(output="all")
-    x, y = draw(model, RAGGED)
-    weight = [draw_weight(n, seed=n) for n in RAGGED]
-    seen = []
-
-    def reduce(value, gradient, weight):
-        seen.append((value, gradient.copy(), weight))
-        return value, gradient, weight
-
-    for index in (range(3), range(3, N), range(N)):
-        its = ([a[i] for i in index] for a in (x, y, weight))
-        of_x, of_y, of_weight = its
-        training.Run(
-            model, of_x, of_y, sample_weight=of_weight, batch_size=N, optimizer=SGD(0.0),
-            reduce=reduce,
-        ).epoch()  # fmt: skip
-    *pieces, (value, gradient, total) = seen
-    assert sum(w for *_, w in pieces) == total == sum(w.sum() for w in weight)
-    assert sum(v * w for v, _, w in pieces) / total == pytest.approx(value, rel=1e-13)
-    found = sum(g * w for _, g, w in pieces) / total
-    np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-14)
-
-
 def test_what_weighs_nothing_changes_no_bit():
     model, other = build(output="all"), build(output="all")
     x, y = draw(model, RAGGED)
@@ -187,6 +162,22 @@ def test_weights_of_1_change_no_bit(output, loss):
     assert found[0] == found[1]
 
 
+def test_weights_beside_tokens():
+    """They need not be integers, as tokens are."""
+    model = RNN(5, 4, 3, output="all", dtype="float64", seed=0)
+    tokens = np.random.default_rng(0).integers(0, 5, (4, 6)).astype("uint8")
+    y, weight = np.zeros((4, 6), int), np.full(4, 0.25)
+    weight[0] = 0.5
+    for options in ({"sample_weight": weight}, {"class_weight": [0.5, 1, 1]}):
+        found = []
+        for x in (tokens, np.eye(5)[tokens]):
+            run = training.Run(model, x, y, loss="cross_entropy", optimizer=SGD(0.0), **options)
+            run.epoch()
+            found.append((run.history.loss[0], run.gradient.vector.copy()))
+        assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+        np.testing.assert_allclose(found[0][1], found[1][1], rtol=0, atol=1e-12)
+
+
 # Classes
 
 
@@ -197,14 +188,12 @@ def draw_classes(output) -> Any:
 
 
 def gradient_of_a_step(model, x, y, **options):
-    found = []
-
-    def reduce(value, gradient, weight):
-        found.append((value, gradient.copy()))
-        return value, gradient, weight
-
-    training.Run(model, x, y, batch_size=N, optimizer=SGD(0.0), reduce=reduce, **options).epoch()
-    return found[0]
+    """The loss of all sequences as one minibatch, and its gradient."""
+    recorder = Recorder(0.0)
+    run = training.Run(model, x, y, batch_size=N, optimizer=recorder, **options)
+    run.epoch()
+    [(_, gradient)] = recorder.steps_taken
+    return run.history.loss[0], gradient
 
 
 @OUTPUT
