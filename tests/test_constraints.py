@@ -344,23 +344,13 @@ def test_divergence_gives_back_the_last_finite_weights(given):
     assert_promised(model, before)
 
 
-def test_a_step_of_several_who_take_it_together():
-    """Their gradient, which may be an array of its own, is that of the weights."""
+def test_minibatches_in_pieces():
+    """The sum of the pieces' gradients of the weights goes through the chain rule once."""
     models = [build(KINDS["all"]) for _ in range(2)]
-    data = draw(models[0], EQUAL)
-    for model, reduce in zip(models, (_doubled, _doubled_in_place), strict=True):
-        run = training.Run(model, *data, seed=0, reduce=reduce, batch_size=4)
-        run.epoch()
-    np.testing.assert_array_equal(models[0].network.memory, models[1].network.memory)
-
-
-def _doubled(value, gradient, weight):
-    return value, gradient * 2, weight
-
-
-def _doubled_in_place(value, gradient, weight):
-    gradient *= 2
-    return value, gradient, weight
+    for model, shares in zip(models, (None, 3), strict=True):
+        fit(model, draw(model, EQUAL), epochs=2, batch_size=4, shares=shares)
+    whole, pieces = (model.network.memory for model in models)
+    np.testing.assert_allclose(pieces, whole, rtol=1e-9, atol=1e-12)
 
 
 # Without constraints nothing changes
