@@ -13,7 +13,7 @@ from test_storage import contents, write
 from trainings import EQUAL, OPTIMIZER, RAGGED, Recorder, draw, fit, interrupting
 
 import fastbptt
-from fastbptt import RNN, SGD, Adam, Constraints, losses, training
+from fastbptt import RNN, SGD, Adam, Constraints, losses
 
 I, H, O = 2, 6, 3
 RNG = np.random.default_rng(5)
