@@ -344,23 +344,16 @@ def test_divergence_gives_back_the_last_finite_weights(given):
     assert_promised(model, before)
 
 
-def test_a_step_of_several_who_take_it_together():
-    """Their gradient, which may be an array of its own, is that of the weights."""
-    models = [build(KINDS["all"]) for _ in range(2)]
-    data = draw(models[0], EQUAL)
-    for model, reduce in zip(models, (_doubled, _doubled_in_place), strict=True):
-        run = training.Run(model, *data, seed=0, reduce=reduce, batch_size=4)
+@KIND
+def test_a_step_in_pieces(given):
+    """The chain rule follows the sum of the pieces' gradients."""
+    whole, cut = build(given, dtype="float64"), build(given, dtype="float64")
+    for model, shares in ((whole, None), (cut, 3)):
+        run = training.Run(
+            model, *draw(whole, EQUAL), seed=0, shares=shares, optimizer=SGD(0.1), batch_size=4
+        )
         run.epoch()
-    np.testing.assert_array_equal(models[0].network.memory, models[1].network.memory)
-
-
-def _doubled(value, gradient, weight):
-    return value, gradient * 2, weight
-
-
-def _doubled_in_place(value, gradient, weight):
-    gradient *= 2
-    return value, gradient, weight
+    np.testing.assert_allclose(cut.network.memory, whole.network.memory, rtol=0, atol=1e-12)
 
 
 # Without constraints nothing changes
