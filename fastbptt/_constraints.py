@@ -91,6 +91,8 @@ class Constraints:
     Penalties of :func:`fastbptt.fit` are those of the weights; clipping and the optimizer's weight
     decay act on theta.
 
+    What is made of a model for other libraries has its weights, and no constraints.
+
     Examples
     --------
     80 excitatory and 20 inhibitory units, without self-connections, of which only the excitatory

@@ -11,7 +11,8 @@ from fastbptt.rnn import Params
 
 FOR_TRAINING = "dropout", "output_dropout", "noise"
 PLAIN = ("input_size", "hidden_size", "output_size", "num_layers", "bidirectional", "activation",
-         "output", "dtype", "backend", *FOR_TRAINING)  # fmt: skip
+         "output", "dtype", "backend", "spectral_radius", "constraints",
+         *FOR_TRAINING)  # fmt: skip
 
 
 def model_with(

@@ -810,20 +810,23 @@ def to_torch(model: fastbptt.RNN) -> Model:
     >>> fastbptt.RNN(2, 16, 1, seed=0).to_torch()(torch.zeros(5, 7, 2)).shape
     torch.Size([5, 1])
     """
+    if model.train_initial_state:
+        raise ValueError("the model has train_initial_state=True, which PyTorch's RNN cannot say")
     D, dtype = 2 if model.bidirectional else 1, getattr(torch, model.dtype)
-    sizes: Any = model.input_size, model.hidden_size
     options: Any = {
+        "input_size": model.input_size, "hidden_size": model.hidden_size,
         "num_layers": model.num_layers, "nonlinearity": model.activation, "batch_first": True,
         "dropout": model.dropout, "bidirectional": model.bidirectional, "dtype": dtype,
     }  # fmt: skip
     if model.leak is None and not model.noise and model.activation in ("tanh", "relu"):
-        rnn = RNN(*sizes, **options)
+        rnn = RNN(**options)
     else:
         leak = Leak(1.0) if model.leak is None else model.leak
-        rnn = LeakyRNN(*sizes, leak, noise=model.noise, **options)
+        rnn = LeakyRNN(leak=leak, noise=model.noise, **options)
     readout = nn.Linear(D * model.hidden_size, model.output_size, dtype=dtype)
 
-    *of_layers, W_y, b_y = (torch.from_numpy(a) for a in model.parameters().values())
+    named = model.network.weights.named
+    *of_layers, W_y, b_y = (torch.from_numpy(a) for a in named.values())
     state: dict[str, Tensor] = {}
     for i in range(0, len(of_layers), 3):
         W_x, W_h, b = of_layers[i : i + 3]

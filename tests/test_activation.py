@@ -299,20 +299,22 @@ def test_others_never_descend(name, dtype):
 
 @pytest.mark.slow
 @NEW
-def test_others_of_every_float32(name):
-    """From the least to the largest: each within 2 ULP, and none below the one before."""
-    size, before = 1 << 23, 0.0
-    for first in [*range((1 << 32) - size, (1 << 31) - 1, -size), *range(0, 1 << 31, size)]:
+def test_others_of_every_float32_that_matters(name):
+    """Of sizes 2^-26 to 2^7, in ascending order: each within 2 ULP, and none below the one before.
+
+    Nearer to 0 nothing changes but tanh, by its argument; farther out nothing.
+    """
+    size, before = 1 << 23, 0.0  # floats from a power of two to the next
+    exponents = range(127 - 26, 127 + 7)
+    for sign, exponent in [*((-1, e) for e in reversed(exponents)), *((1, e) for e in exponents)]:
+        first = exponent * size
         values = np.arange(first, first + size, dtype=np.uint32).view(np.float32)
-        values = values[::-1] if first >= 1 << 31 else values
-        got, nan = run(apply_any, np.ascontiguousarray(values), name), np.isnan(values)
-        np.testing.assert_array_equal(np.isnan(got), nan)
-        values, got = values[~nan], got[~nan]
+        values = values if sign > 0 else -values[::-1]
+        got = run(apply_any, values, name)
         error = ulps(got, exact(name, values.astype(np.float64)))
-        error = error[np.isfinite(values)]
-        assert error.max(initial=0) <= ULPS, values[np.argmax(error)]
+        assert error.max() <= ULPS, values[np.argmax(error)]
         assert (np.diff(got, prepend=np.float32(before)) >= 0).all()
-        before = got.max(initial=before)
+        before = got[-1]
 
 
 @FLOATS

@@ -13,7 +13,7 @@ from test_storage import contents, write
 from trainings import EQUAL, OPTIMIZER, RAGGED, Recorder, draw, fit, interrupting
 
 import fastbptt
-from fastbptt import RNN, SGD, Adam, Constraints, losses, training
+from fastbptt import RNN, SGD, Adam, Constraints, losses
 
 I, H, O = 2, 6, 3
 RNG = np.random.default_rng(5)
@@ -344,16 +344,13 @@ def test_divergence_gives_back_the_last_finite_weights(given):
     assert_promised(model, before)
 
 
-@KIND
-def test_a_step_in_pieces(given):
-    """The chain rule follows the sum of the pieces' gradients."""
-    whole, cut = build(given, dtype="float64"), build(given, dtype="float64")
-    for model, shares in ((whole, None), (cut, 3)):
-        run = training.Run(
-            model, *draw(whole, EQUAL), seed=0, shares=shares, optimizer=SGD(0.1), batch_size=4
-        )
-        run.epoch()
-    np.testing.assert_allclose(cut.network.memory, whole.network.memory, rtol=0, atol=1e-12)
+def test_minibatches_in_pieces():
+    """The sum of the pieces' gradients of the weights goes through the chain rule once."""
+    models = [build(KINDS["all"]) for _ in range(2)]
+    for model, shares in zip(models, (None, 3), strict=True):
+        fit(model, draw(model, EQUAL), epochs=2, batch_size=4, shares=shares)
+    whole, pieces = (model.network.memory for model in models)
+    np.testing.assert_allclose(pieces, whole, rtol=1e-9, atol=1e-12)
 
 
 # Without constraints nothing changes
@@ -564,6 +561,22 @@ def test_weights_that_are_not_set(values, message):
     with pytest.raises((TypeError, ValueError), match=message):
         model.set_parameters({"layers.0.b": np.zeros(H), **values})
     np.testing.assert_array_equal(model.network.memory, before)
+
+
+# Other libraries
+
+
+@KIND
+def test_other_libraries_get_the_weights(given):
+    model = build(given, "float32")
+    again = RNN.from_keras(model.to_keras())
+    for name, a in model.parameters().items():
+        np.testing.assert_array_equal(again.parameters()[name], a)
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((3, 5, I), np.float32)
+    with torch.no_grad():
+        got = model.to_torch().eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(got, model.predict(x), rtol=1e-4, atol=1e-5)
 
 
 # Errors

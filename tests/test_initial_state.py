@@ -244,6 +244,18 @@ def test_gradient_flow_begins_with_it():
         np.testing.assert_array_equal(flow.log10_gradient, other[name].log10_gradient)
 
 
+def test_other_libraries_have_none(tmp_path):
+    model, words = trained(), "the model has train_initial_state=True, which "
+    with pytest.raises(ValueError, match=f"{words}Keras' SimpleRNN cannot say"):
+        model.to_keras()
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=f"{words}PyTorch's RNN cannot say"):
+        model.to_torch()
+    pytest.importorskip("onnx")
+    with pytest.raises(ValueError, match=f"{words}ONNX cannot say"):
+        fastbptt.onnx.export(model, tmp_path / "model.onnx")
+
+
 def test_it_may_have_constraints():
     constraints = fastbptt.Constraints(nonnegative="h0", mask={"layers.0.h0": [1, 0, 1, 1]})
     model = build(train_initial_state=True, constraints=constraints)

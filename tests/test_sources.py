@@ -202,7 +202,7 @@ def test_a_dataset_of_neurogym():
 
 def test_a_data_loader_of_torch():
     torch = pytest.importorskip("torch")
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader, TensorDataset  # pyright: ignore[reportMissingImports]
 
     x, y = (torch.from_numpy(np.concatenate(a)) for a in zip(made(0), made(1), strict=True))
     loader = DataLoader(TensorDataset(x, y), batch_size=3)

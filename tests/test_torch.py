@@ -23,7 +23,10 @@ import fastbptt  # noqa: E402
 import fastbptt.torch  # noqa: E402
 
 # Torch's own doing, where it loads parts of itself
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),  # opcheck looks at it
+]
 
 T, B, I, H = 7, 4, 3, 5
 OPTIONS = {
