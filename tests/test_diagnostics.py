@@ -262,7 +262,7 @@ def test_arguments_are_left_alone():
         ({"dh": 1.0}, TypeError, "dh is a float, expected a numpy.ndarray"),
         ({"lengths": [1]}, ValueError, "lengths has shape (1,), expected (4,)"),
         ({"lengths": [1, 2, 3, 10]}, ValueError, "lengths[3] is 10, expected 0 to 9"),
-        ({"activation": "sigmoid"}, ValueError, "activation is 'sigmoid', expected one of"),
+        ({"activation": "elu"}, ValueError, "activation is 'elu', expected one of"),
         ({"params": None}, TypeError, "params is a NoneType, expected Params(W_x, W_h, b)"),
     ],
 )
