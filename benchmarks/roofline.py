@@ -158,7 +158,7 @@ def _forward_parts(shape, dtype):
     T, B, I, H = sizes(shape)
     (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
     h = np.zeros((T + 1, B, H), dtype)
-    run, _ = _drivers._compiled_forward(dtype, False)
+    run = _drivers._forward_entry_point(dtype, False)
     plan = plan_forward(B, I, H, H, dtype.itemsize, 1)
     call = ForwardCall(
         x=x, W_x=W_x, W_h=W_h, b=b, h=h, by_length=_drivers.ALL, activation=0,
@@ -174,7 +174,7 @@ def _backward_parts(shape, dtype, h):
     dx = np.zeros((T, B, I), dtype)
     dW_x, dW_h, db = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
     dh0 = np.zeros((B, H), dtype)
-    run, _ = _drivers._compiled_backward(dtype, False)
+    run = _drivers._backward_entry_point(dtype, False)
     small = operations(shape)[1] < _drivers.ALONE_BELOW
     plan = plan_backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
     call = BackwardCall(

@@ -1,6 +1,7 @@
 """A model of weights that come from elsewhere: another library's, or a file's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def model_with(
     output: str = "last",
     backend: str = "numba",
     dropout: float = 0.0,
-    **for_training: float,
+    **others: Any,
 ) -> RNN:
     """The model of these weights, of which it takes copies.
 
@@ -36,7 +37,7 @@ def model_with(
         None: the states themselves, as read out by an identity matrix.
     directions : {1, 2}, default 1
         D.
-    activation, output, backend, dropout, ...
+    activation, output, backend, dropout, and others of `check_config`
         As for :class:`fastbptt.RNN`.
     """
     dtype = layers[0].b.dtype
@@ -47,7 +48,7 @@ def model_with(
         readout = np.eye(wide, dtype=dtype), np.zeros(wide, dtype)
     config = check_config(
         I, H, np.shape(readout[1])[0], len(layers) // directions, directions == 2, activation,
-        output, dropout, dtype, backend, **for_training,
+        output, dropout, dtype, backend, **others,
     )  # fmt: skip
     arrays = [a for params in layers for a in params] + [*readout]
     for (name, shape), a in zip(weight_shapes(**config), arrays, strict=True):

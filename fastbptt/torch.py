@@ -21,9 +21,9 @@ import numpy as np
 
 import fastbptt
 from fastbptt import _checks
+from fastbptt._exchange import model_with
 from fastbptt._extras import import_extra
 from fastbptt._leak import Leak
-from fastbptt.model import check_config, model_of
 from fastbptt.reference import ACTIVATIONS
 from fastbptt.rnn import Activation, Params, backward, find_backend, forward
 
@@ -864,16 +864,9 @@ def from_torch(
         source = source.state_dict()
     arrays = {name: _found_array(name, a) for name, a in source.items()}
     prefix, layers = _found_layers(arrays)
-    bidirectional = f"{prefix}weight_ih_l0_reverse" in arrays
-    width = (2 if bidirectional else 1) * layers[0].b.size
-    W_y, b_y = _found_readout(arrays, prefix, width, readout)
-    defaults = {"activation": "tanh", "output": "last", "dropout": 0.0, "backend": "numba"}
-    config = check_config(
-        len(layers[0].W_x), len(layers[0].b), len(b_y), len(layers) // (1 + bidirectional),
-        bidirectional, dtype=layers[0].W_x.dtype, **{**defaults, **found, **options},
-    )  # fmt: skip
-    every = [a for params in layers for a in params]
-    return model_of(config, np.concatenate([a.ravel() for a in (*every, W_y, b_y)]))
+    directions = 2 if f"{prefix}weight_ih_l0_reverse" in arrays else 1
+    found_readout = _found_readout(arrays, prefix, directions * layers[0].b.size, readout)
+    return model_with(layers, found_readout, directions=directions, **{**found, **options})
 
 
 def _found_array(name: str, value: Any) -> np.ndarray:
@@ -926,7 +919,7 @@ def _found_readout(
         if key.endswith(".weight") and a.ndim == 2 and a.shape[1] == width
     ]
     if name is None and not names:
-        return np.eye(width, dtype=dtype), np.zeros(width, dtype)
+        return None
     if name is None and len(names) == 1:
         name = names[0]
     if name not in names:

@@ -156,8 +156,10 @@ def test_warmup_says_nothing(impatient, monkeypatch):
     from fastbptt.kernels import _drivers, _threads
 
     for module, name in (
-        (_drivers, "_compiled_forward"),
-        (_drivers, "_compiled_backward"),
+        (_drivers, "_forward_entry_point"),
+        (_drivers, "_forward_worker"),
+        (_drivers, "_backward_entry_point"),
+        (_drivers, "_backward_worker"),
         (_threads, "_compiled_loop"),
     ):
         monkeypatch.setattr(module, name, compiles(0.1))

@@ -86,10 +86,7 @@ def _plan(sizes, regions):
     `regions` has the size in bytes and the number of the elements of each.  Regions begin on cache
     lines.
     """
-    fields, at = (
-        {"worker": 0, **sizes},
-        0,
-    )  # the address of the worker is put in once it is compiled
+    fields, at = {"worker": 0, **sizes}, 0  # its address is put in once it is compiled
     for name, (size, count) in regions.items():
         fields[f"{name}_at"] = at
         at += _up(size * count, LINE)
@@ -116,17 +113,17 @@ def _cycles(rows, panels, K, itemsize):
     return panels * K * (max(busy, far) + (tiles - 1) * max(busy, near))
 
 
-def _cut(rows, panels, K, itemsize, workers):
+def _cut(rows, panels, K, itemsize, workers, by_units):
     """Into how many parts of its rows, and shares of its panels, a step is cut for so many workers.
 
-    A cut by rows needs no meetings.  But where rows are few, or the weights too large for a core's
-    cache, a step takes as long as the panels need to arrive; in shares, each arrives at one worker
-    only, and may stay there.
+    Into shares only if it may be cut `by_units`.  A cut by rows needs no meetings.  But where rows
+    are few, or the weights too large for a core's cache, a step takes as long as the panels need to
+    arrive; in shares, each arrives at one worker only, and may stay there.
     """
     MR = _machine.tile_rows_count()
     parts = min(workers, max(rows // (MR // 2), 1))  # half a tile high at least
     best, shares = 0.9 * _cycles(-(-rows // parts), panels, K, itemsize), 1
-    for n in range(1, workers // 2 + 1):
+    for n in range(1, workers // 2 + 1) if by_units else ():
         m = min(workers // n, panels, MOST_SHARES)
         if m > 1 and n <= rows:
             found = _cycles(-(-rows // n), -(-panels // m), K, itemsize) + MEETING
@@ -156,9 +153,8 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     most = max(B // (MR // 2), 1)
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
-    parts, shares = _cut(B, panels, height, itemsize, 1 if cell else threads)
-    if 2 * B * lda * itemsize > BUFFERS:
-        shares = 1
+    by_units = not cell and 2 * B * lda * itemsize <= BUFFERS  # which takes room for all rows
+    parts, shares = _cut(B, panels, height, itemsize, threads, by_units)
     if shares > 1:
         blocks = parts
     rows = -(-B // blocks)
@@ -251,9 +247,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
     groups, group, capacity, own = order.groups, order.group, order.capacity, order.own_sums
     teams = groups if own else 1
     members = -(-threads // teams)
-    splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members)
-    if cell:
-        splits, shares = min(members, max(group // (MR // 2), 1)), 1
+    splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members, not cell)
     parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
     buffers = 2 * min(threads, teams) if own or capacity < T * B else 1
     row_parts = min(UNITS, -(-capacity // MR))

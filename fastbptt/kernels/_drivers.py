@@ -378,54 +378,81 @@ _cell_backward = exchanged(_backward, whole_task=whole_backward_task)
 _alive = []  # what owns the machine code that entry points and addresses lead to
 
 
-def _compile(entry, worker, declared, task, dtype, plan):
-    """An entry point for calls as declared, and the address of its worker.
-
-    Numba's dispatcher would look at the type of each argument again: 0.4 us in a call of 4 us.
-    """
+def _types(task, dtype, plan):
+    """Numba's of the numbers, of the plan, and of the task that workers read."""
     if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set: only backend='numpy' works without compiling")
     dtype, plan = numba.from_dtype(dtype), numba.typeof(plan).dtype
-    kept = numba_type(task, dtype, plan)
+    return dtype, plan, numba_type(task, dtype, plan)
+
+
+def _compile_entry_point(function, declared, task, dtype, plan):
+    """The compiled function, for calls as declared.
+
+    Numba's dispatcher would look at the type of each argument again: 0.4 us in a call of 4 us.
+    """
+    dtype, plan, kept = _types(task, dtype, plan)
     context = cpu_target.target_context
     assert context.get_abi_sizeof(context.get_value_type(kept)) <= 8 * words(task)
-    signature = types.void(types.CPointer(kept), types.intp)
-    compiled = _compiling.compile_callback(signature, worker)
-    run = _compiling.compile_function((numba_type(declared, dtype, plan),), entry, nogil=True)
+    signature = (numba_type(declared, dtype, plan),)
+    run = _compiling.compile_function(signature, function, nogil=True)
+    _alive.append(run)
     (only,) = run.overloads.values()
-    _alive.extend((run, compiled))
-    return only.entry_point, compiled.address
+    return only.entry_point
+
+
+def _compile_worker(function, task, dtype, plan):
+    """The address of the compiled function."""
+    _, _, kept = _types(task, dtype, plan)
+    signature = types.void(types.CPointer(kept), types.intp)
+    compiled = _compiling.compile_callback(signature, function)
+    _alive.append(compiled)
+    return compiled.address
+
+
+# Each is compiled when first needed: entry points for plain cells and for all others, workers for
+# plain cells ("plain"), for plain cells' steps that are shared ("shared"), and for all other cells.
 
 
 @computed_once
-# Workers, and entry points, are compiled when first needed: those for plain cells ("plain"), those
-# that share steps ("shared"), and those for all other cells ("cell").
-
-
-@computed_once
-def _compiled_forward(dtype, worker="plain"):
+def _forward_entry_point(dtype, cell):
     plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
-    if worker == "cell":
+    if cell:
         declared = CellForwardCall, CellForwardTask
-        return _compile(_cell_forward, _cell_forward_worker, *declared, dtype, plan)
-    run, _ = _shared if worker == "shared" else _alone
-    return _compile(_forward, run, ForwardCall, ForwardTask, dtype, plan)
+        return _compile_entry_point(_cell_forward, *declared, dtype, plan)
+    return _compile_entry_point(_forward, ForwardCall, ForwardTask, dtype, plan)
 
 
 @computed_once
-def _compiled_backward(dtype, worker="plain"):
+def _forward_worker(dtype, kind):
+    plan = plan_forward(1, 1, 1, 1, dtype.itemsize, 1)
+    if kind == "cell":
+        return _compile_worker(_cell_forward_worker, CellForwardTask, dtype, plan)
+    worker, _ = _shared if kind == "shared" else _alone
+    return _compile_worker(worker, ForwardTask, dtype, plan)
+
+
+@computed_once
+def _backward_entry_point(dtype, cell):
     plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
-    if worker == "cell":
+    if cell:
         declared = CellBackwardCall, CellBackwardTask
-        return _compile(_cell_backward, _cell_backward_worker, *declared, dtype, plan)
-    _, run = _shared if worker == "shared" else _alone
-    return _compile(_backward, run, BackwardCall, BackwardTask, dtype, plan)
+        return _compile_entry_point(_cell_backward, *declared, dtype, plan)
+    return _compile_entry_point(_backward, BackwardCall, BackwardTask, dtype, plan)
 
 
-def _prepared(compiled, plan):
+@computed_once
+def _backward_worker(dtype, kind):
+    plan = plan_backward(1, 1, 1, 1, 1, dtype.itemsize, True, 1, True)
+    if kind == "cell":
+        return _compile_worker(_cell_backward_worker, CellBackwardTask, dtype, plan)
+    _, worker = _shared if kind == "shared" else _alone
+    return _compile_worker(worker, BackwardTask, dtype, plan)
+
+
+def _prepared(entry_point, worker, plan):
     """What calls of a kind need: entry point, worker, plan, bytes of its workspace."""
     _compiling.warn_of_troubles()
-    entry_point, worker = compiled
     plan["worker"] = worker
     return entry_point, worker, plan, int(plan["total"][0])
 
@@ -433,17 +460,19 @@ def _prepared(compiled, plan):
 @functools.lru_cache(maxsize=1024)
 def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
     plan = plan_forward(B, I, H, R, dtype.itemsize, threads, cell, adds)
-    return _prepared(_compiled_forward(dtype, _worker(plan, cell)), plan)
+    worker = _forward_worker(dtype, _kind(plan, cell))
+    return _prepared(_forward_entry_point(dtype, cell), worker, plan)
 
 
 @functools.lru_cache(maxsize=1024)
 def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
     plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
-    return _prepared(_compiled_backward(dtype, _worker(plan, cell)), plan)
+    worker = _backward_worker(dtype, _kind(plan, cell))
+    return _prepared(_backward_entry_point(dtype, cell), worker, plan)
 
 
-def _worker(plan, cell):
-    """The worker that a plan is for."""
+def _kind(plan, cell):
+    """The kind of worker that a plan is for."""
     return "cell" if cell else "shared" if plan["shares"][0] > 1 else "plain"
 
 
@@ -665,8 +694,10 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
 def warmup(dtype: np.dtype) -> None:
     """Compile all that calls of this dtype run, or load it from the cache."""
     with without_notice():
-        for worker in ("plain", "shared") if numba.get_num_threads() > 1 else ("plain",):
-            _compiled_forward(dtype, worker)
-            _compiled_backward(dtype, worker)
+        _forward_entry_point(dtype, False)
+        _backward_entry_point(dtype, False)
+        for kind in ("plain", "shared") if numba.get_num_threads() > 1 else ("plain",):
+            _forward_worker(dtype, kind)
+            _backward_worker(dtype, kind)
         _threads.warmup()
     _compiling.warn_of_troubles()

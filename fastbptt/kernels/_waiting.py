@@ -53,21 +53,28 @@ def offer():
 
 
 @inlined
-def wait_for(counter, count):
-    """Wait until the counter has reached count.
+def waited(turns, taken):
+    """Wait a moment, the turn of this number; how many offers of the core have been taken by now.
 
     Spins for some microseconds.  If it takes longer, whoever is waited for may be waiting for this
     very core, as when another library's idle threads spin on the other ones; so it is offered, and
     left if others want it again and again.
     """
+    pause()
+    if taken >= OFFERS:
+        sleep(NAP)
+    elif turns >= SPINS:
+        taken += offer()
+    return taken
+
+
+@inlined
+def wait_for(counter, count):
+    """Wait until the counter has reached count."""
     turns, taken = 0, 0
     while read_counter(counter) < count:
-        pause()
+        taken = waited(turns, taken)
         turns += 1
-        if taken >= OFFERS:
-            sleep(NAP)
-        elif turns > SPINS:
-            taken += offer()
 
 
 @inlined
@@ -131,7 +138,7 @@ def _take(shares, share, step):
 def wait_for_turn(shares, count, home, step, orphans):
     """The next of `count` shares of a step that the caller is to do, or -1 once all are done.
 
-    Steps have rising numbers above 0.  Offers the core to others as `wait_for` does.
+    Steps have rising numbers above 0.
     """
     if _take(shares, home, step):
         return Turn(home, orphans)
@@ -143,13 +150,8 @@ def wait_for_turn(shares, count, home, step, orphans):
     for share in range(count):
         done = counter(shares, SHARE_COUNTERS * share + 1)
         while read_counter(done) < step:
-            pause()
+            if turns >= SPINS and _take(shares, share, step):
+                return Turn(share, orphans | 1 << share)
+            taken = waited(turns, taken)
             turns += 1
-            if turns > SPINS:
-                if _take(shares, share, step):
-                    return Turn(share, orphans | 1 << share)
-                if taken >= OFFERS:
-                    sleep(NAP)
-                else:
-                    taken += offer()
     return Turn(-1, orphans)
