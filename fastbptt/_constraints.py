@@ -71,7 +71,8 @@ class Constraints:
 
     See Also
     --------
-    fastbptt.RNN.free_parameters : theta.
+    RNN : Takes constraints.
+    RNN.free_parameters : What the weights are functions of, theta.
 
     Notes
     -----

@@ -8,7 +8,20 @@ PIP_NAMES = {"sklearn": "scikit-learn"}
 
 
 class MissingExtraError(ImportError):
-    """An optional dependency is not installed; the message says how to install it."""
+    """An optional dependency is not installed; the message says how to install it.
+
+    See Also
+    --------
+    fastbptt.plots, fastbptt.estimators, fastbptt.torch : Some of those that need an extra.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> try:
+    ...     from fastbptt import estimators
+    ... except fastbptt.MissingExtraError:
+    ...     estimators = None  # scikit-learn is not installed
+    """
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:

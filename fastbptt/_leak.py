@@ -38,6 +38,11 @@ class Leak:
     TypeError, ValueError
         If an argument has the wrong type, shape or value.
 
+    See Also
+    --------
+    forward, RNN : Take a leak.
+    fastbptt.torch.LeakyRNN : A layer that leaks, in PyTorch.
+
     Notes
     -----
     Nothing but the states is kept for :func:`fastbptt.backward`.  It finds f(z_t) of rates as
@@ -92,7 +97,7 @@ class Leak:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  a leak is small
     def of_units(self, H: int, dtype: np.dtype) -> tuple[np.ndarray, str] | None:
-        """alpha of each unit, (H,), and the form; None if it is that of a plain layer."""
+        """Each unit's alpha, (H,), and the form; None if it is that of a plain layer."""
         alpha = np.asarray(self.alpha)
         if alpha.ndim and alpha.shape != (H,):
             raise ValueError(f"leak's alpha has shape {alpha.shape}, expected {(H,)}: (H,)")

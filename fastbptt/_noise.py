@@ -207,6 +207,10 @@ class Noise:
     TypeError, ValueError
         If an argument has the wrong type, shape or value.
 
+    See Also
+    --------
+    forward, RNN.predict : Add it.
+
     Notes
     -----
     Philox 4x32-10 (Salmon et al. 2011) with the method of Box and Muller (1958), at most 6.8

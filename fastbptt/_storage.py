@@ -62,6 +62,20 @@ def save(model: RNN, path: FilePath) -> None:
     ----------
     model : RNN
     path : path-like
+
+    See Also
+    --------
+    load : Reads it back.
+    fit : Writes a file after every epoch, with `checkpoint`.
+    fastbptt.onnx.export : Files for other libraries.
+
+    Examples
+    --------
+    >>> import fastbptt, os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> fastbptt.save(fastbptt.RNN(2, 16, 1, seed=0), path)
+    >>> os.path.getsize(path) < 3000
+    True
     """
     if not isinstance(model, RNN):
         raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
@@ -87,6 +101,20 @@ def load(path: FilePath) -> RNN:
     FileNotFoundError
     ValueError
         If the file is cut short or damaged, is not one of these, or was written by a later version.
+
+    See Also
+    --------
+    save : Writes the file.
+    fastbptt.onnx.load : Models of other libraries.
+
+    Examples
+    --------
+    >>> import fastbptt, os, tempfile
+    >>> model = fastbptt.RNN(2, 16, 1, seed=0)
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> fastbptt.save(model, path)
+    >>> bool((fastbptt.load(path).vector == model.vector).all())
+    True
     """
     model, tensors, *_ = _read(path)
     if BEST in tensors:

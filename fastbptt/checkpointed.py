@@ -33,6 +33,18 @@ class Checkpoints(NamedTuple):
         leak of potentials it is these.
     steps : int
         Steps of a window; the last one may have fewer.
+
+    See Also
+    --------
+    backward_checkpointed : Takes them.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> params = fastbptt.init_params(1, 4, seed=0)
+    >>> checkpoints = fastbptt.forward_checkpointed(params, np.ones((100, 2, 1), np.float32))
+    >>> checkpoints.h.shape, checkpoints.steps
+    ((11, 2, 4), 10)
     """
 
     h: np.ndarray
@@ -67,6 +79,21 @@ def forward_checkpointed(
     ------
     TypeError, ValueError
         As :func:`fastbptt.forward`.
+
+    See Also
+    --------
+    backward_checkpointed : The way back.
+    forward : Keeps every state.
+    fit : Does this with ``memory="checkpointed"``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> params = fastbptt.init_params(1, 4, seed=0)
+    >>> x = np.ones((100, 2, 1), np.float32)
+    >>> last = fastbptt.forward_checkpointed(params, x).h[-1]
+    >>> bool((last == fastbptt.forward(params, x)[-1]).all())
+    True
     """
     T, B, _, H, dtype = _checks.layer(params, x, activation)
     if lengths is not None:
@@ -122,6 +149,11 @@ def backward_checkpointed(
     ------
     TypeError, ValueError
         As :func:`fastbptt.backward`.
+
+    See Also
+    --------
+    forward_checkpointed : The way there.
+    backward : Takes every state.
 
     Examples
     --------

@@ -17,6 +17,22 @@ from numpy.typing import ArrayLike
 from fastbptt import _checks, _sequences
 from fastbptt.rnn import FloatDtype, Seed
 
+__all__ = [
+    "adding_problem",
+    "copy_memory",
+    "decode",
+    "encode",
+    "genesis",
+    "one_hot",
+    "sentiment_example",
+    "sum_example",
+    "sunspots_monthly",
+    "sunspots_yearly",
+    "temporal_order",
+    "windows",
+    "zeros_and_ones",
+]
+
 # Sentences and their labels
 _SENTENCES = {
     "mat": {"cat mat rat": 1, "rat mat mat": 1, "mat mat cat": 0},
@@ -33,6 +49,10 @@ def sum_example() -> tuple[np.ndarray, np.ndarray]:
         The sequences 1 0 0, 0 1 1 and 1 1 1.
     y : ndarray of float32, (3, 1)
         1, 2 and 3.
+
+    See Also
+    --------
+    zeros_and_ones : Draws more like these.
 
     Notes
     -----
@@ -72,6 +92,11 @@ def zeros_and_ones(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarra
     ------
     TypeError, ValueError
         If an argument has the wrong type or value.
+
+    See Also
+    --------
+    sum_example : Three such sequences.
+    adding_problem : Adds up two values far apart.
 
     Notes
     -----
@@ -115,6 +140,10 @@ def sentiment_example(
     ------
     ValueError
         If there is no example of that name.
+
+    See Also
+    --------
+    one_hot, encode : Words or characters as vectors or integers.
 
     Notes
     -----
@@ -168,6 +197,10 @@ def adding_problem(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarra
     TypeError, ValueError
         If an argument has the wrong type or value.
 
+    See Also
+    --------
+    temporal_order, copy_memory : Other problems of memory.
+
     Notes
     -----
     Source: Hochreiter and Schmidhuber 1997, "Long short-term memory", experiment 4; with values in
@@ -219,6 +252,10 @@ def temporal_order(n: int, length: int, *, seed: Seed = None) -> tuple[np.ndarra
     ------
     TypeError, ValueError
         If an argument has the wrong type or value.
+
+    See Also
+    --------
+    adding_problem, copy_memory : Other problems of memory.
 
     Notes
     -----
@@ -278,6 +315,10 @@ def copy_memory(
     TypeError, ValueError
         If an argument has the wrong type or value.
 
+    See Also
+    --------
+    adding_problem, temporal_order : Other problems of memory.
+
     Notes
     -----
     Source: Arjovsky, Shah and Bengio 2016, "Unitary evolution recurrent neural networks", after
@@ -317,6 +358,11 @@ def sunspots_monthly() -> tuple[np.ndarray, np.ndarray]:
     sunspots : ndarray of float64, (3126,)
         The mean of the month's daily sunspot numbers.
 
+    See Also
+    --------
+    sunspots_yearly : A shorter series.
+    windows : Examples to train on.
+
     Notes
     -----
     Source: NOAA National Geophysical Data Center; in the public domain.
@@ -342,6 +388,11 @@ def sunspots_yearly() -> tuple[np.ndarray, np.ndarray]:
     sunspots : ndarray of float64, (309,)
         The mean of the year's daily sunspot numbers.
 
+    See Also
+    --------
+    sunspots_monthly : A longer series.
+    windows : Examples to train on.
+
     Notes
     -----
     Source: NOAA National Geophysical Data Center; in the public domain.
@@ -365,6 +416,11 @@ def genesis() -> str:
     str
         196,818 characters, all ASCII: the 1,533 verses in order, without chapter and verse
         numbers, each ending in a line feed.
+
+    See Also
+    --------
+    encode : Its characters as integers.
+    fastbptt.RNN.generate : Goes on with a text.
 
     Notes
     -----
@@ -448,6 +504,10 @@ def decode(codes: ArrayLike, alphabet: str) -> str:
     TypeError, ValueError
         If an argument has the wrong type, shape or value.
 
+    See Also
+    --------
+    encode : The way there.
+
     Examples
     --------
     >>> from fastbptt.datasets import decode
@@ -505,6 +565,10 @@ def one_hot(codes: ArrayLike, size: int, dtype: FloatDtype = "float32") -> np.nd
     TypeError, ValueError
         If an argument has the wrong type or value.
 
+    See Also
+    --------
+    encode : Characters as integers, which models read as they are.
+
     Examples
     --------
     >>> from fastbptt.datasets import one_hot
@@ -560,7 +624,7 @@ def windows(
 
     See Also
     --------
-    fastbptt.estimators.RNNForecaster : makes the windows, scales them, trains and forecasts.
+    fastbptt.estimators.RNNForecaster : Makes the windows, scales them, trains and forecasts.
 
     Examples
     --------

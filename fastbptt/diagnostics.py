@@ -14,6 +14,14 @@ from fastbptt.model import RNN, model_of
 from fastbptt.reference import _FUNCTIONS
 from fastbptt.rnn import Activation, Params, Seed
 
+__all__ = [
+    "GradientFlow",
+    "gradient_check",
+    "gradient_flow",
+    "layer_gradient_flow",
+    "spectral_radius",
+]
+
 _LOWEST = -(1 << 30)  # the exponent of a row of zeros
 
 
@@ -29,6 +37,19 @@ class GradientFlow(NamedTuple):
     log10_jacobian : ndarray, (T + 1, B)
         Of the Jacobian dh_T/dh_t, for each sequence: its largest singular value, the most by which
         a gradient can grow on its way back from the last state to h_t.
+
+    See Also
+    --------
+    gradient_flow, layer_gradient_flow : Return it.
+    fastbptt.plots.plot_gradient_flow : Draws it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> model = fastbptt.RNN(1, 4, 1, activation="identity", seed=0)
+    >>> flow = fastbptt.diagnostics.gradient_flow(model, np.ones((3, 5, 1)), np.zeros((3, 1)))
+    >>> bool(np.allclose(flow["layers.0"].log10_jacobian, 0, atol=1e-6))  # W_h is orthogonal
+    True
     """
 
     log10_gradient: np.ndarray
@@ -70,8 +91,8 @@ def gradient_flow(
 
     See Also
     --------
-    layer_gradient_flow : the formula, for one layer's weights, states and gradient.
-    fastbptt.plots.plot_gradient_flow : draws one of the layers.
+    layer_gradient_flow : The formula, for one layer's weights, states and gradient.
+    fastbptt.plots.plot_gradient_flow : Draws one of the layers.
 
     Notes
     -----
@@ -157,14 +178,14 @@ def layer_gradient_flow(
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
 
+    See Also
+    --------
+    gradient_flow : The same for all layers of a model.
+
     Notes
     -----
     It takes O(T B H^3) operations, most of them for singular values, and memory for one (H, H)
     matrix: pass a few sequences only.
-
-    See Also
-    --------
-    gradient_flow : the same for all layers of a model.
 
     Examples
     --------
@@ -283,7 +304,9 @@ def _log10(norm: np.floating | float, exponent: int) -> np.floating:
 
 
 def spectral_radius(W_h: np.ndarray) -> float:
-    """Largest magnitude of an eigenvalue of the recurrent weights.
+    r"""Largest magnitude of an eigenvalue of the recurrent weights.
+
+    .. math:: \rho(W_h) = \max_i |\lambda_i|
 
     With the activation "identity", gradients vanish in the long run if it is below 1, and explode
     if it is above (Pascanu, Mikolov and Bengio 2013).
@@ -301,6 +324,11 @@ def spectral_radius(W_h: np.ndarray) -> float:
     ------
     TypeError, ValueError
         If `W_h` is not a square matrix of finite numbers.
+
+    See Also
+    --------
+    gradient_flow : What becomes of gradients in a network.
+    fastbptt.RNN : Takes the radius of the initial weights.
 
     Examples
     --------
@@ -369,6 +397,11 @@ def gradient_check(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value; nothing is changed then.
+
+    See Also
+    --------
+    fastbptt.RNN.loss_and_grads : Gradients of a model.
+    fastbptt.testing.check_backend : Checks kernels.
 
     Examples
     --------

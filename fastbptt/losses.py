@@ -19,6 +19,8 @@ import numpy as np
 
 from fastbptt import _checks
 
+__all__ = ["bce", "cross_entropy", "huber", "mae", "mse", "ssr"]
+
 Loss = Callable[..., tuple[SupportsFloat, np.ndarray]]
 """A loss function: ``loss(y, target) -> (value, dy)``, as :func:`fastbptt.fit` describes it.
 
@@ -38,7 +40,11 @@ def mse(
     mask: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Mean squared error: the mean of ``(y - target)**2`` over the elements that count.
+    r"""Mean squared error, over the elements that count.
+
+    With target :math:`\hat y` and weights w, which are 1 if none are given,
+
+    .. math:: L = \frac{\sum_i w_i (y_i - \hat y_i)^2}{\sum_i w_i}
 
     Parameters
     ----------
@@ -65,6 +71,11 @@ def mse(
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
 
+    See Also
+    --------
+    ssr : The sum in place of the mean.
+    mae, huber : Heed outliers less.
+
     Examples
     --------
     >>> import numpy as np
@@ -86,11 +97,30 @@ def ssr(
     mask: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Sum of squared residuals: the sum of ``(y - target)**2`` over the elements that count.
+    r"""Sum of squared residuals, over the elements that count.
 
-    Each is multiplied by its weight, if there are weights.
+    With target :math:`\hat y` and weights w, which are 1 if none are given,
 
-    Parameters, return values and errors are those of :func:`mse`.
+    .. math:: L = \sum_i w_i (y_i - \hat y_i)^2
+
+    Parameters
+    ----------
+    y, target, mask, weight
+        As for :func:`mse`.
+
+    Returns
+    -------
+    value, dy
+        As for :func:`mse`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    mse : The mean in place of the sum.
 
     Examples
     --------
@@ -112,10 +142,32 @@ def mae(
     mask: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Mean absolute error: the mean of ``abs(y - target)`` over the elements that count.
+    r"""Mean absolute error, over the elements that count.
 
-    Parameters, return values and errors are those of :func:`mse`.  Where y is target, the gradient
-    is 0.
+    With target :math:`\hat y` and weights w, which are 1 if none are given,
+
+    .. math:: L = \frac{\sum_i w_i |y_i - \hat y_i|}{\sum_i w_i}
+
+    Where y is target, the gradient is 0.
+
+    Parameters
+    ----------
+    y, target, mask, weight
+        As for :func:`mse`.
+
+    Returns
+    -------
+    value, dy
+        As for :func:`mse`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    huber : Smooth where y is near the target.
 
     Examples
     --------
@@ -140,10 +192,16 @@ def huber(
     *,
     delta: float = 1.0,
 ) -> tuple[float, np.ndarray]:
-    """Huber's loss: squared where it is small, absolute where it is large (Huber 1964).
+    r"""Huber's loss: squared where it is small, absolute where it is large (Huber 1964).
 
-    The mean over the elements that count of ``r**2 / 2`` where ``r = abs(y - target)`` is at most
-    delta, and of ``delta * (r - delta / 2)`` elsewhere.
+    The mean over the elements that count, weighted as that of :func:`mse`, of
+
+    .. math::
+        \ell(r) = \begin{cases}
+        r^2 / 2 & r \le \delta \\
+        \delta (r - \delta / 2) & r > \delta
+        \end{cases}
+        \qquad r = |y - \hat y|
 
     Parameters
     ----------
@@ -161,6 +219,10 @@ def huber(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    mse, mae : What it is near the target, and far from it.
 
     Examples
     --------
@@ -206,10 +268,12 @@ def bce(
     mask: np.ndarray | None = None,
     weight: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Binary cross-entropy of logits.
+    r"""Binary cross-entropy of logits.
 
-    The mean over the elements that count of ``-target * log(p) - (1 - target) * log(1 - p)``, where
-    ``p = 1 / (1 + exp(-y))``.
+    The mean over the elements that count, weighted as that of :func:`mse`, of
+
+    .. math::
+        -\hat y \log p - (1 - \hat y) \log(1 - p) \qquad p = \frac{1}{1 + e^{-y}}
 
     Parameters
     ----------
@@ -229,6 +293,10 @@ def bce(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    cross_entropy : For classes of which one is right.
 
     Examples
     --------
@@ -261,10 +329,13 @@ def cross_entropy(
     *,
     ignored: int | None = IGNORED,
 ) -> tuple[float, np.ndarray]:
-    """Cross-entropy of logits.
+    r"""Cross-entropy of logits.
 
-    The mean over the rows that count of ``-log(p[target])``, or of ``-sum(target * log(p))``, where
-    ``p = exp(y) / sum(exp(y))``.
+    The mean over the rows that count, weighted as that of :func:`mse`, of :math:`-\log p_k` where
+    the target is a class k, or, for probabilities :math:`\hat y`, of
+
+    .. math::
+        -\sum_k \hat y_k \log p_k \qquad p_k = \frac{e^{y_k}}{\sum_j e^{y_j}}
 
     Parameters
     ----------
@@ -289,6 +360,11 @@ def cross_entropy(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    bce : For outputs that are true or false each.
+    fastbptt.fit : Weights classes, by `class_weight`.
 
     Examples
     --------

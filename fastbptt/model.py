@@ -73,6 +73,12 @@ class RNN:
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
 
+    See Also
+    --------
+    fit : Trains it.
+    save, load : Keep it.
+    fastbptt.estimators.RNNRegressor, fastbptt.estimators.RNNClassifier : For scikit-learn.
+
     Notes
     -----
     Data come as an array x (N, T, I), or (N, T) for one feature, with `lengths` (N,) if not all
@@ -206,6 +212,19 @@ class RNN:
             (D H, O) and ``b_y`` (O,).  With a trained initial state ``layers.0.h0`` (H,) ..., too.
             They are the model's own: writing to them changes it.  Those with constraints are
             read-only, see :meth:`set_parameters`.
+
+        See Also
+        --------
+        set_parameters : Sets weights, those with constraints too.
+        vector : All in one array.
+
+        Examples
+        --------
+        >>> import fastbptt
+        >>> model = fastbptt.RNN(3, 16, 2, seed=0)
+        >>> [(name, w.shape) for name, w in model.parameters().items()][:2]
+        [('layers.0.W_x', (3, 16)), ('layers.0.W_h', (16, 16))]
+        >>> model.parameters()["b_y"][:] = 0.5
         """
         named = self.network.named(self.network.vector)
         for rule in self.network.rules:
@@ -345,6 +364,23 @@ class RNN:
             for a list x a list of (T_i, O).
         state : ndarray, (num_layers, N, H)
             With ``return_state=True``.
+
+        See Also
+        --------
+        states : What the outputs are read out of.
+        generate : Goes on with sequences of tokens.
+
+        Examples
+        --------
+        A long sequence in two pieces:
+
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, output="all", seed=0)
+        >>> x = np.random.default_rng(0).standard_normal((1, 50, 2))
+        >>> first, state = model.predict(x[:, :20], return_state=True)
+        >>> then = model.predict(x[:, 20:], state=state)
+        >>> bool((np.concatenate([first, then], axis=1) == model.predict(x)).all())
+        True
         """
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(data), self.hidden_size
@@ -388,7 +424,7 @@ class RNN:
 
         See Also
         --------
-        predict : what is read out of the last layer's.
+        predict : What is read out of the last layer's.
 
         Examples
         --------
@@ -447,7 +483,7 @@ class RNN:
 
         See Also
         --------
-        fastbptt.datasets.encode, fastbptt.datasets.decode : text as tokens, and back.
+        fastbptt.datasets.encode, fastbptt.datasets.decode : Text as tokens, and back.
 
         Examples
         --------
@@ -526,6 +562,18 @@ class RNN:
         -------
         float
             The mean over all rows, however many are computed together.
+
+        See Also
+        --------
+        fastbptt.fit : Minimizes it.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, seed=0)
+        >>> x, y = np.zeros((5, 7, 2)), np.ones(5)
+        >>> model.evaluate(x, y)  # the outputs are 0
+        1.0
         """
         criterion = Criterion(loss)
         return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
@@ -599,7 +647,7 @@ class RNN:
 
         See Also
         --------
-        loss_and_grads : the same at the model's own weights, by name.
+        loss_and_grads : The same at the model's own weights, by name.
 
         Examples
         --------
@@ -669,6 +717,19 @@ class RNN:
         grads : dict of str to ndarray
             With the names and shapes of :meth:`parameters`, and of these, whatever constraints
             there are.
+
+        See Also
+        --------
+        objective : The same as a function of all weights.
+        fastbptt.diagnostics.gradient_check : Compares gradients with differences.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbptt
+        >>> model = fastbptt.RNN(2, 16, 1, seed=0)
+        >>> loss, grads = model.loss_and_grads(np.zeros((5, 7, 2)), np.ones(5))
+        >>> loss, grads["b_y"]
+        (1.0, array([-2.], dtype=float32))
         """
         criterion = Criterion(loss)
         if rng is not None and not isinstance(rng, np.random.Generator):

@@ -205,6 +205,11 @@ def load(path: FilePath) -> RNN:
     ValueError
         If the file is damaged, or computes something else.
 
+    See Also
+    --------
+    export : Writes such a file.
+    fastbptt.load : Reads files of this library.
+
     Notes
     -----
     The weights are the file's to the bit, but for the sum of two biases.  That the model computes

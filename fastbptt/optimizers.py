@@ -17,6 +17,8 @@ import numpy as np
 from fastbptt import _checks
 from fastbptt._names import with_our_names
 
+__all__ = ["SGD", "Adam", "RMSprop", "clip_by_global_norm"]
+
 OptimizerName = Literal["adam", "rmsprop", "sgd"]
 
 MOST_STEPS = 2**53  # larger counts are not all exact in float64
@@ -182,12 +184,16 @@ class _Optimizer:
 
 
 class SGD(_Optimizer):
-    """Stochastic gradient descent, with momentum or Nesterov's (Sutskever et al. 2013).
+    r"""Stochastic gradient descent, with momentum or Nesterov's (Sutskever et al. 2013).
 
-    For each parameter p and its gradient d, with m = 0 at first::
+    For each parameter p and its gradient d, with momentum :math:`\mu`, learning rate
+    :math:`\eta`, and m = 0 at first,
 
-        m = momentum m + d
-        p = p - learning_rate m         p = p - learning_rate (d + momentum m) with nesterov
+    .. math::
+        m \leftarrow \mu m + d
+
+        p \leftarrow p - \eta m \qquad \text{or, of Nesterov,} \qquad
+        p \leftarrow p - \eta (d + \mu m)
 
     Parameters
     ----------
@@ -202,6 +208,11 @@ class SGD(_Optimizer):
     ----------
     learning_rate, momentum, nesterov
         As given.  You may change them between steps.
+
+    See Also
+    --------
+    RMSprop, Adam : Steps of each parameter's own size.
+    fit : Takes an optimizer.
 
     Examples
     --------
@@ -251,12 +262,15 @@ class SGD(_Optimizer):
 
 
 class RMSprop(_Optimizer):
-    """Gradient descent with gradients divided by their root mean square (Tieleman and Hinton 2012).
+    r"""Gradient descent with gradients divided by their root mean square.
 
-    For each parameter p and its gradient d, with v = 0 at first::
+    For each parameter p and its gradient d, with learning rate :math:`\eta` and v = 0 at first
+    (Tieleman and Hinton 2012),
 
-        v = rho v + (1 - rho) d²
-        p = p - learning_rate d / (sqrt(v) + eps)
+    .. math::
+        v \leftarrow \rho v + (1 - \rho) d^2
+
+        p \leftarrow p - \eta \frac{d}{\sqrt{v} + \epsilon}
 
     Parameters
     ----------
@@ -271,6 +285,20 @@ class RMSprop(_Optimizer):
     ----------
     learning_rate, rho, eps
         As given.  You may change them between steps.
+
+    See Also
+    --------
+    SGD, Adam : Other optimizers.
+    fit : Takes an optimizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.optimizers import RMSprop
+    >>> p = np.array([1.0, 2.0])
+    >>> RMSprop(learning_rate=0.05).step({"p": p}, {"p": np.array([1.0, -100.0])})
+    >>> p.round(6)  # the first step is learning_rate / sqrt(1 - rho)
+    array([0.5, 2.5])
     """
 
     _STATE = ("v",)
@@ -300,14 +328,17 @@ class RMSprop(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Adam (Kingma and Ba 2015), with decoupled weight decay: AdamW (Loshchilov and Hutter 2019).
+    r"""Adam (Kingma and Ba 2015), with decoupled weight decay: AdamW (Loshchilov and Hutter 2019).
 
-    For each parameter p and its gradient d at step t = 1, 2, …, with m = v = 0 at first::
+    For each parameter p and its gradient d at step t = 1, 2, …, with learning rate :math:`\eta`,
+    weight decay :math:`\lambda`, and m = v = 0 at first,
 
-        m = beta_1 m + (1 - beta_1) d
-        v = beta_2 v + (1 - beta_2) d²
-        m' = m / (1 - beta_1^t)         v' = v / (1 - beta_2^t)
-        p = p - learning_rate (weight_decay p + m' / (sqrt(v') + eps))
+    .. math::
+        m \leftarrow \beta_1 m + (1 - \beta_1) d \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2) d^2
+
+        p \leftarrow p - \eta \left( \lambda p +
+        \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} \right)
 
     Parameters
     ----------
@@ -324,6 +355,20 @@ class Adam(_Optimizer):
     ----------
     learning_rate, beta_1, beta_2, eps, weight_decay
         As given.  You may change them between steps.
+
+    See Also
+    --------
+    SGD, RMSprop : Other optimizers.
+    fit : Takes an optimizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.optimizers import Adam
+    >>> p = np.array([1.0, 2.0])
+    >>> Adam(learning_rate=0.5).step({"p": p}, {"p": np.array([1.0, -100.0])})
+    >>> p.round(6)  # the first step is the learning rate, whatever the gradient
+    array([0.5, 2.5])
     """
 
     _STATE = ("m", "v")
@@ -401,7 +446,9 @@ def _average(mean: np.ndarray, a: np.ndarray, decay: float, s: np.ndarray) -> No
 
 
 def clip_by_global_norm(gradients: Mapping[str, np.ndarray], max_norm: float) -> float:
-    """Scale gradients in place if their norm exceeds a bound (Pascanu et al. 2013).
+    r"""Scale gradients in place if their norm exceeds a bound (Pascanu et al. 2013).
+
+    .. math:: d \leftarrow d \cdot \min(1, \mathtt{max\_norm} / \|d\|)
 
     Parameters
     ----------
@@ -420,6 +467,10 @@ def clip_by_global_norm(gradients: Mapping[str, np.ndarray], max_norm: float) ->
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype or value; nothing is written then.
+
+    See Also
+    --------
+    fit : Does this with `clip_norm`.
 
     Examples
     --------

@@ -17,6 +17,8 @@ from fastbptt._extras import import_extra
 from fastbptt.diagnostics import GradientFlow
 from fastbptt.training import History
 
+__all__ = ["plot_forecast", "plot_gradient_flow", "plot_history"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -42,6 +44,18 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     ------
     fastbptt.MissingExtraError
         If `ax` is not given and matplotlib is not installed.
+
+    See Also
+    --------
+    fastbptt.fit : Returns a history.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> history = fastbptt.History(loss=[1.5, 0.25, 0.5], best_epoch=2)
+    >>> ax = fastbptt.plots.plot_history(history)
+    >>> ax.get_yscale()
+    'log'
     """
     ax = _axes(ax)
     marker = "o" if len(history.loss) == 1 else None  # a line takes two points
@@ -95,6 +109,19 @@ def plot_gradient_flow(flow: GradientFlow, ax: Axes | None = None) -> Axes:
         If `flow` is that of an empty batch.
     fastbptt.MissingExtraError
         If `ax` is not given and matplotlib is not installed.
+
+    See Also
+    --------
+    fastbptt.diagnostics.gradient_flow : What is drawn.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> model = fastbptt.RNN(1, 4, 1, seed=0)
+    >>> flow = fastbptt.diagnostics.gradient_flow(model, np.ones((3, 5, 1)), np.zeros((3, 1)))
+    >>> ax = fastbptt.plots.plot_gradient_flow(flow["layers.0"])
+    >>> ax.get_xlabel()
+    'time step t'
     """
     log10_gradient, log10_jacobian = flow
     if not log10_jacobian.shape[1]:
@@ -145,6 +172,17 @@ def plot_forecast(
         If an array has the wrong shape.
     fastbptt.MissingExtraError
         If `ax` is not given and matplotlib is not installed.
+
+    See Also
+    --------
+    fastbptt.estimators.RNNForecaster : Forecasts a series.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> year, sunspots = fastbptt.datasets.sunspots_yearly()
+    >>> yesterday = np.r_[np.nan, sunspots[:-1]]
+    >>> ax = fastbptt.plots.plot_forecast(sunspots, yesterday, x=year)
     """
     truth = np.asarray(truth)
     if truth.ndim != 1:

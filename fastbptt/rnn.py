@@ -38,6 +38,19 @@ class Params(NamedTuple):
         Recurrent weights.
     b : ndarray, (H,)
         Bias.
+
+    See Also
+    --------
+    init_params : Draws them.
+    forward, backward : Take and return them.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> W_x, W_h, b = fastbptt.init_params(3, 5, seed=0)
+    >>> params = fastbptt.Params(W_x, 0.9 * W_h, b)
+    >>> params.W_h.shape
+    (5, 5)
     """
 
     W_x: np.ndarray
@@ -56,6 +69,20 @@ class Gradients(NamedTuple):
         Gradient of the inputs; None with ``need_dx=False``.
     h0 : ndarray, (B, H)
         Gradient of the initial state.
+
+    See Also
+    --------
+    backward, backward_checkpointed : Return them.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbptt
+    >>> params = fastbptt.init_params(3, 5, seed=0)
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> h = fastbptt.forward(params, x)
+    >>> gradients = fastbptt.backward(params, x, h, dh=h[-1])
+    >>> gradients.params.b.shape, gradients.x.shape, gradients.h0.shape
+    ((5,), (7, 2, 3), (2, 5))
     """
 
     params: Params
@@ -82,6 +109,11 @@ def init_params(
     Returns
     -------
     Params
+
+    See Also
+    --------
+    forward : What the weights are for.
+    RNN : Draws those of a whole network.
 
     Examples
     --------
@@ -115,9 +147,13 @@ def forward(
     out: np.ndarray | None = None,
     v: np.ndarray | None = None,
 ) -> np.ndarray:
-    """States of a recurrent layer at every step.
+    r"""States of a recurrent layer at every step.
 
-    ``h[t] = f(x[t - 1] @ W_x + h[t - 1] @ W_h + b)`` for t = 1 … T, unless it leaks.
+    For t = 1 … T, unless it leaks,
+
+    .. math:: h_t = f(x_t W_x + h_{t-1} W_h + b)
+
+    where :math:`x_t` is ``x[t - 1]``, since there is no input before the first step.
 
     Parameters
     ----------
@@ -159,6 +195,12 @@ def forward(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value; nothing is written then.
+
+    See Also
+    --------
+    backward : The way back.
+    forward_checkpointed : Keeps few of the states.
+    RNN.states : The states of a whole network.
 
     Notes
     -----
@@ -260,7 +302,17 @@ def backward(
     out: tuple[Params, np.ndarray | None, np.ndarray] | None = None,
     dv: np.ndarray | None = None,
 ) -> Gradients:
-    """Gradients of a loss with respect to the weights, the inputs and the initial state.
+    r"""Gradients of a loss with respect to the weights, the inputs and the initial state.
+
+    From t = T down to 1, with :math:`z_t` what f is applied to and :math:`dz_{T+1} = 0`,
+
+    .. math::
+        dz_t = (dh_t + dz_{t+1} W_h^T) \odot f'(z_t)
+
+        dW_x = \sum_t x_t^T dz_t \qquad dW_h = \sum_t h_{t-1}^T dz_t \qquad
+        db = \sum_{t,b} dz_t
+
+        dx_t = dz_t W_x^T \qquad dh_0 = dz_1 W_h^T
 
     Parameters
     ----------
@@ -291,6 +343,12 @@ def backward(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value; nothing is written then.
+
+    See Also
+    --------
+    forward : The way there.
+    backward_checkpointed : The same from few states.
+    fastbptt.diagnostics.layer_gradient_flow : How the gradient changes on its way.
 
     Examples
     --------
@@ -339,7 +397,9 @@ def _check_dv(dv: Any, leak: Leak | None, dtype: np.dtype, B: int, H: int) -> No
 def readout(
     W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, *, backend: Backend = "numba"
 ) -> np.ndarray:
-    """Read outputs out of states: ``y = h @ W_y + b_y``.
+    r"""Read outputs out of states.
+
+    .. math:: y_t = h_t W_y + b_y
 
     Parameters
     ----------
@@ -357,6 +417,11 @@ def readout(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    readout_backward : The way back.
+    forward : States to be read out.
 
     Notes
     -----
@@ -384,7 +449,10 @@ def readout_backward(
     backend: Backend = "numba",
     out: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Gradients of a loss with respect to a readout's weights and to the states it reads.
+    r"""Gradients of a loss with respect to a readout's weights and to the states it reads.
+
+    .. math::
+        dW_y = \sum_t h_t^T dy_t \qquad db_y = \sum_{t,b} dy_t \qquad dh_t = dy_t W_y^T
 
     Parameters
     ----------
@@ -408,6 +476,11 @@ def readout_backward(
     ------
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value.
+
+    See Also
+    --------
+    readout : The way there.
+    backward : Takes `dh`.
 
     Examples
     --------
@@ -439,6 +512,15 @@ def warmup(dtype: FloatDtype = "float32") -> None:
     Parameters
     ----------
     dtype : {"float32", "float64"}
+
+    See Also
+    --------
+    forward, backward : Compile at their first call.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> fastbptt.warmup()
     """
     find_backend("numba").warmup(_checks.float_dtype("dtype", dtype))
 

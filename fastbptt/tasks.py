@@ -25,6 +25,14 @@ import numpy as np
 from fastbptt import _checks
 from fastbptt.rnn import FloatDtype
 
+__all__ = [
+    "Trials",
+    "context_dependent_integration",
+    "delayed_match_to_sample",
+    "perceptual_decision",
+    "ready_set_go",
+]
+
 Duration = float | tuple[float, float]
 """Milliseconds, or the least and the most of them."""
 
@@ -42,6 +50,19 @@ class Trials(NamedTuple):
         How much each step counts: 0 where any output is right, and behind a trial's end.
     conditions : dict of str to ndarray, (n,)
         What each trial is made of.
+
+    See Also
+    --------
+    fastbptt.fit : Trains on the first three.
+
+    Examples
+    --------
+    >>> from fastbptt import tasks
+    >>> trials = tasks.ready_set_go(64, seed=0)
+    >>> trials.x.shape[:2] == trials.weights.shape
+    True
+    >>> sorted(trials.conditions)
+    ['gain', 'go', 'interval', 'ready', 'set']
     """
 
     x: np.ndarray
@@ -100,6 +121,10 @@ def perceptual_decision(
     ------
     TypeError, ValueError
         If an argument has the wrong type or value.
+
+    See Also
+    --------
+    delayed_match_to_sample, context_dependent_integration, ready_set_go : Other tasks.
 
     Notes
     -----
@@ -187,6 +212,10 @@ def delayed_match_to_sample(
     TypeError, ValueError
         If an argument has the wrong type or value.
 
+    See Also
+    --------
+    perceptual_decision, context_dependent_integration, ready_set_go : Other tasks.
+
     Notes
     -----
     Source: Miller, Erickson and Desimone 1996, "Neural mechanisms of visual working memory in
@@ -273,6 +302,10 @@ def context_dependent_integration(
     ------
     TypeError, ValueError
         If an argument has the wrong type or value.
+
+    See Also
+    --------
+    perceptual_decision, delayed_match_to_sample, ready_set_go : Other tasks.
 
     Notes
     -----
@@ -362,6 +395,10 @@ def ready_set_go(
     ------
     TypeError, ValueError
         If an argument has the wrong type or value.
+
+    See Also
+    --------
+    perceptual_decision, delayed_match_to_sample, context_dependent_integration : Other tasks.
 
     Notes
     -----

@@ -20,6 +20,16 @@ from numpy.typing import DTypeLike
 from fastbptt import reference
 from fastbptt._noise import Noise
 
+__all__ = [
+    "Case",
+    "assert_accurate",
+    "awkward_shapes",
+    "check_backend",
+    "check_batch_invariance",
+    "check_case",
+    "plan",
+]
+
 Shape = tuple[int, int, int, int]  # T, B, I, H
 
 DTYPES: tuple[str, ...] = ("float32", "float64")
@@ -84,6 +94,17 @@ def awkward_shapes(passes: int = 2) -> list[Shape]:
     Returns
     -------
     list of (T, B, I, H)
+
+    See Also
+    --------
+    check_backend : Goes through them.
+
+    Examples
+    --------
+    >>> from fastbptt import testing
+    >>> shapes = testing.awkward_shapes()
+    >>> len(shapes) > 20, (1, 1, 1, 1) in shapes
+    (True, True)
     """
     rng = random.Random(0)
     shapes = list(_SPECIAL)
@@ -122,6 +143,17 @@ class Case(NamedTuple):
         gradient at the last ones.
     tokens : bool
         Whether x is (T, B) of integers; then `need_dx` is false.
+
+    See Also
+    --------
+    check_case : Checks a backend in one.
+
+    Examples
+    --------
+    >>> from fastbptt import testing
+    >>> case = testing.Case((4, 3, 2, 5), "float32", lengths="random")
+    >>> case.activation, case.layout("x")
+    ('tanh', 'C')
     """
 
     shape: Shape
@@ -190,6 +222,18 @@ def plan(
     Yields
     ------
     Case
+
+    See Also
+    --------
+    check_backend : Goes through them.
+    check_case : Checks a backend in one.
+
+    Examples
+    --------
+    >>> from fastbptt import testing
+    >>> cases = list(testing.plan(["float32"], ["tanh"], [(4, 3, 2, 5)]))
+    >>> [(case.shape, case.leak) for case in cases]
+    [((4, 3, 2, 5), 'none'), ((4, 3, 2, 5), 'none')]
     """
     shapes = awkward_shapes() if shapes is None else list(shapes)
     for number, shape in enumerate(shapes):
@@ -251,6 +295,11 @@ def check_backend(
         It names the case (shape, dtype, activation, lengths, layouts), the result, and what is
         wrong with it.
 
+    See Also
+    --------
+    check_batch_invariance : What the reference need not do.
+    fastbptt.diagnostics.gradient_check : Checks gradients of one's own.
+
     Examples
     --------
     >>> from fastbptt import reference, testing
@@ -268,6 +317,15 @@ def check_case(module: Any, case: Case) -> None:
     module : module
         A backend.
     case : Case
+
+    See Also
+    --------
+    check_backend : Checks many cases.
+
+    Examples
+    --------
+    >>> from fastbptt import reference, testing
+    >>> testing.check_case(reference, testing.Case((4, 3, 2, 5), "float32"))
     """
     if case.lengths not in ("none", "full"):
         case = case.writable()  # NaN goes into the padding of x, dh and noise
@@ -301,6 +359,15 @@ def check_batch_invariance(
     ----------
     module, dtypes, activations, shapes, cells
         As for :func:`check_backend`.
+
+    See Also
+    --------
+    check_backend : Checks everything else.
+
+    Examples
+    --------
+    >>> from fastbptt import kernels, testing
+    >>> testing.check_batch_invariance(kernels, dtypes=["float32"], shapes=[(4, 3, 2, 5)])
     """
     for case in plan(dtypes, activations, shapes, cells):
         case = case.plain(case.dtype)
@@ -360,6 +427,18 @@ def assert_accurate(
     Raises
     ------
     AssertionError
+
+    See Also
+    --------
+    check_backend : Does so for every result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbptt.testing import assert_accurate
+    >>> z = np.linspace(-3, 3, 100)
+    >>> exact, plain = np.tanh(z), np.tanh(z.astype(np.float32))
+    >>> assert_accurate([plain], [[plain]], [exact], "tanh")
     """
     dtype = plain[0][0].dtype
     for g, e in zip(got, exact, strict=True):

@@ -397,6 +397,11 @@ class RNN(nn.RNN):
     device, dtype : optional
         A CPU; ``torch.float32`` or ``torch.float64``.
 
+    See Also
+    --------
+    accelerate : Exchanges the modules inside a model.
+    fastbptt.RNN.from_torch, fastbptt.RNN.to_torch : Models that train without torch.
+
     Notes
     -----
     A loss of the last states alone (the second result) costs no gradient at all the others: read
@@ -408,11 +413,6 @@ class RNN(nn.RNN):
 
     Threads are torch's: :func:`torch.set_num_threads` holds, as does
     :func:`numba.set_num_threads` where it is less.  Results do not depend on their number.
-
-    See Also
-    --------
-    accelerate : exchanges the modules inside a model.
-    fastbptt.RNN.from_torch, fastbptt.RNN.to_torch : models that train without torch.
 
     Examples
     --------
@@ -593,6 +593,11 @@ class LeakyRNN(RNN):
     TypeError, ValueError
         If an argument has the wrong type, shape or value.
 
+    See Also
+    --------
+    RNN : Without leaks, a drop-in for :class:`torch.nn.RNN`.
+    fastbptt.Leak : The forms of leaks.
+
     Notes
     -----
     With a leak of potentials, `hx` and ``h_n`` are initial and last potentials, so that ``h_n`` of
@@ -671,6 +676,16 @@ class Exchange(NamedTuple):
         Names of the modules that are fast now; "" is the model itself.
     left : dict of str to str
         Names of the recurrent modules left alone, and why.
+
+    See Also
+    --------
+    accelerate : Returns it.
+
+    Examples
+    --------
+    >>> import torch, fastbptt.torch
+    >>> fastbptt.torch.accelerate(torch.nn.RNN(3, 5)).exchanged
+    ['']
     """
 
     exchanged: list[str]
@@ -691,6 +706,10 @@ def accelerate(module: nn.Module) -> Exchange:
     -------
     Exchange
         Which modules were exchanged, and which recurrent ones were left alone and why.
+
+    See Also
+    --------
+    RNN : What the modules become.
 
     Examples
     --------
@@ -752,6 +771,17 @@ class Model(nn.Module):
     ----------
     rnn, readout, output, output_dropout
         As given.
+
+    See Also
+    --------
+    fastbptt.RNN.to_torch, fastbptt.RNN.from_torch : There and back.
+
+    Examples
+    --------
+    >>> import torch, fastbptt
+    >>> model = fastbptt.RNN(2, 16, 1, seed=0).to_torch()
+    >>> model(torch.zeros(5, 7, 2), torch.tensor([7, 7, 3, 2, 1])).shape
+    torch.Size([5, 1])
     """
 
     rnn: nn.RNN

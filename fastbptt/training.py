@@ -57,6 +57,24 @@ class History:
         Epochs are counted from 1: its loss is ``loss[best_epoch - 1]``.
     stopped : {"finished", "early", "interrupted", "callback"}
         Why it ended: all epochs were done, the loss no longer fell, Ctrl-C, or the callback.
+
+    See Also
+    --------
+    fit : Returns it.
+    fastbptt.plots.plot_history : Draws it.
+
+    Examples
+    --------
+    >>> import fastbptt
+    >>> history = fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
+    >>> history
+    finished after 3 epochs
+    epoch        loss     seconds
+        1         1.5         0.1
+        2        0.25         0.1  best
+        3         0.5         0.1
+    >>> history.loss[history.best_epoch - 1]
+    0.25
     """
 
     loss: list[float] = field(default_factory=list)
@@ -152,7 +170,7 @@ def fit(
         ``sum(counts) / (classes that occur * counts)`` with the sum of the weights of each class as
         counts, as in scikit-learn.
     loss : str or callable, default "mse"
-        One of :data:`fastbptt.losses.LOSSES`, or a function ``loss(y, target)`` that returns its
+        One of :mod:`fastbptt.losses` by name, or a function ``loss(y, target)`` that returns its
         value, a mean over rows, and its gradient by y, as in the example below.  It is given the
         rows that count, sequence after sequence: y (n, O) and target as y, or integer classes (n,).
         A parameter `weight` is given their weights, (n,) or (n, O).  With a parameter `mask`, all
@@ -237,6 +255,13 @@ def fit(
 
     With `comm`, what one rank raises is raised on all.
 
+    See Also
+    --------
+    RNN : The model.
+    History : What is returned.
+    fastbptt.losses : The losses.
+    save : Keeps the model.
+
     Notes
     -----
     Ctrl-C ends the training as if all epochs were done, ``history.stopped`` says so.
@@ -308,15 +333,6 @@ def fit(
     ...     model, trials, steps_per_epoch=20, epochs=3, loss="cross_entropy", progress=False,
     ...     seed=0,
     ... )
-
-    A history is shown as a table:
-
-    >>> fastbptt.History(loss=[1.5, 0.25, 0.5], seconds=[0.1, 0.1, 0.1], best_epoch=2)
-    finished after 3 epochs
-    epoch        loss     seconds
-        1         1.5         0.1
-        2        0.25         0.1  best
-        3         0.5         0.1
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"callback is {callback!r}, expected a function of model and history")

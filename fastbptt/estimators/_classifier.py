@@ -19,11 +19,17 @@ class RNNClassifier(ClassifierMixin, Estimator):
     """A recurrent network that reads a sequence and predicts its class, or that of every step.
 
     It is a :class:`fastbptt.RNN` that gives a logit for each class, trained by
-    :func:`fastbptt.fit` with Adam to minimize the cross-entropy.  Its parameters, and the forms
-    that X may take, are those of :class:`RNNRegressor`; and
+    :func:`fastbptt.fit` with Adam to minimize the cross-entropy.  The forms that X may take are
+    those of :class:`RNNRegressor`.
 
     Parameters
     ----------
+    hidden_size, num_layers, bidirectional, activation, output, dropout, output_dropout
+        As for :class:`RNNRegressor`.
+    learning_rate, epochs, batch_size, clip_norm, l1, l2, validation_fraction, patience
+        As for :class:`RNNRegressor`.
+    dtype, backend, random_state, verbose
+        As for :class:`RNNRegressor`.
     class_weight : dict, "balanced" or None, default None
         What each class counts in training, beside `sample_weight`: by its label, 1 where it is
         missing.  "balanced" weights are inversely proportional to the sum of the weights of each
@@ -35,6 +41,12 @@ class RNNClassifier(ClassifierMixin, Estimator):
         The labels, in order.
     model_, history_, n_features_in_, feature_names_in_
         As for :class:`RNNRegressor`.
+
+    See Also
+    --------
+    RNNRegressor : Numbers in place of classes.
+    SequenceScaler : Scales sequences before.
+    fastbptt.fit : Trains with more options.
 
     Examples
     --------

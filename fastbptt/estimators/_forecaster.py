@@ -48,6 +48,12 @@ class RNNForecaster(BaseEstimator):
     scaler_, X_scaler_ : sklearn.preprocessing.StandardScaler, or None
         Those of the series and of X.
 
+    See Also
+    --------
+    RNNRegressor : What it trains.
+    fastbptt.datasets.windows : What it trains on.
+    fastbptt.plots.plot_forecast : Draws a forecast.
+
     Notes
     -----
     A series y is an array (T,), or (T, n_outputs) if several are forecast together.  X, (T,

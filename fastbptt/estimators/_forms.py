@@ -30,6 +30,10 @@ def to_column(X: Data) -> np.ndarray:
     ndarray of object, (n_samples, 1)
         In each row an array: a sequence.
 
+    See Also
+    --------
+    RNNRegressor : Names the forms that sequences come in.
+
     Examples
     --------
     >>> import numpy as np

@@ -72,6 +72,13 @@ class RNNRegressor(RegressorMixin, Estimator):
         ``(y - y_mean_) / y_scale_``, so that the learning rate does not depend on y's unit.  The
         magnitude of y must not exceed 1e140, and its range must be 0 or at least 1e-140.
 
+    See Also
+    --------
+    RNNClassifier : Classes in place of numbers.
+    RNNForecaster : Forecasts a series.
+    SequenceScaler : Scales sequences before.
+    fastbptt.fit : Trains with more options.
+
     Notes
     -----
     X is one of

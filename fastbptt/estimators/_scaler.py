@@ -38,6 +38,10 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     n_features_in_, feature_names_in_
         As for :class:`RNNRegressor`.
 
+    See Also
+    --------
+    RNNRegressor, RNNClassifier : Read what it scales.
+
     Notes
     -----
     X has the forms that :class:`RNNRegressor` takes, and comes back in the same.  A table

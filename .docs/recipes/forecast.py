@@ -1,0 +1,10 @@
+"""
+Forecast a series
+=================
+
+x
+"""
+
+import fastbptt
+
+fastbptt.init_params(2, 3)
