@@ -6,9 +6,10 @@ import sys
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = str(HERE.parent), str(HERE)
 
 import fastbptt  # noqa: E402
 from fastbptt._colors import BRIGHT, DARK  # noqa: E402
@@ -34,6 +35,9 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!fastbptt\.).*|fastbptt\.(rnn|kernels|_.*)")]
 
 html_math_renderer = "mathml"
+
+# Where the pages are published, and what lies there beside them.
+SITE, BESIDE = "https://fastbptt.github.io/fastbptt/", ("report.", "benchmarks/")
 
 # Pages.
 html_theme = "furo"
@@ -74,6 +78,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "image_srcset": ["2x"],
     "min_reported_time": 1e9,
+    "reset_modules": ("style.reset",),
     "show_memory": False,
     "show_signature": False,
 }
@@ -103,6 +108,28 @@ def skip(app, what, name, found, skipped, options):
     return True if field or name in INNER or re.fullmatch("|".join(SKLEARN), name) else None
 
 
+def read(app, path, parent, content):
+    """Links of files that lie elsewhere in the repository, as they are here."""
+    content[0] = re.sub(
+        r"\]\((?:\.\./)*(?:\.github/)?(CONTRIBUTING|CHANGELOG)\.md",
+        lambda found: f"]({found[1].lower()}.md",
+        content[0].replace("(.docs/pictures/", "(pictures/"),
+    )
+
+
+def resolve(app, tree, page):
+    """Links to the published pages, from README.md, as links to these."""
+    for link in tree.findall(nodes.reference):
+        if link.get("refuri", "").startswith(SITE):
+            target = link["refuri"].removeprefix(SITE) or "index.html"
+            if target.partition(".")[0] in app.env.found_docs:
+                link["refuri"] = "../" * page.count("/") + target
+            elif not target.startswith(BESIDE):
+                logging.getLogger(__name__).warning("no page %s", target, location=link)
+
+
 def setup(app):
+    app.connect("include-read", read)
+    app.connect("doctree-resolved", resolve)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.connect("autodoc-skip-member", skip)
