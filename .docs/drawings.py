@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from fastbptt._colors import BRIGHT, DARK, GREY, PALE  # noqa: E402
+import fastbptt
+from fastbptt._colors import BRIGHT, DARK, GREY, PALE
+from fastbptt.diagnostics import layer_gradient_flow
 
 HERE = Path(__file__).parent
 LIGHT = "#dbe4f3"  # of DARK
@@ -56,6 +59,27 @@ def label(shape):
     return "  ".join(f"{name} {n}" for name, n in zip("TBIH", shape.split(), strict=True))
 
 
+def vanishing():
+    """Norms of a gradient on its way back, in a layer of 32 units."""
+    fig, axes = plt.subplots(1, 2, figsize=(8, 3.3), sharey=True, layout="constrained")
+    x = np.random.default_rng(0).standard_normal((50, 8, 4))
+    params = fastbptt.init_params(4, 32, dtype="float64", seed=0)
+    for ax, (f, title) in zip(axes, (("identity", "without"), ("tanh", "with tanh")), strict=True):
+        for radius, color in ((1.25, BRIGHT), (1, "0.5"), (0.8, DARK)):
+            scaled = params._replace(W_h=radius * params.W_h)
+            h = fastbptt.forward(scaled, x, activation=f, backend="numpy")
+            flow = layer_gradient_flow(scaled, x, h, np.ones((8, 32)), activation=f)
+            relative = 10 ** (flow.log10_gradient - flow.log10_gradient[-1])
+            ax.semilogy(relative, color=color, lw=2.5, label=f"spectral radius {radius}")
+        ax.set_title(title, loc="left")
+        ax.set_xlabel("time step t")
+        ax.grid(color="0.92")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("norm of the gradient at $h_t$")
+    axes[1].legend(frameon=False)
+    return fig
+
+
 def sheet(width, height):
     """Axes in which a unit is 1 cm, with nothing in them."""
     fig = plt.figure(figsize=(width / 2.54, height / 2.54))
@@ -92,8 +116,7 @@ def tile():
     for y, text in ((5.3, "$W_h$"), (3.2, "$W_x$"), (1.95, "$b$")):
         ax.text(11.7, y, text, va="center")
     ax.text(8.6, 3.9, "NR columns, two vectors", rotation=90, ha="center", va="center", fontsize=9)
-    ax.text(9.2, 1.0, "panels: packed once a call, read from the cache at every step", ha="center",
-            color="0.3", fontsize=9)  # fmt: skip
+    ax.text(9.2, 0.9, "panels: packed once a call", ha="center", color="0.3", fontsize=9)
     ax.text(12.75, 4.3, "=", fontsize=16, ha="center", va="center")
     box(ax, 13.4, 2.2, 4.4, 4.2)
     box(ax, 14.5, 4.4, 1.0, 1.0, color=BRIGHT)
@@ -117,8 +140,13 @@ def forward():
                 arrow(ax, (0.25 + 1.45 * t, y + 0.75), (0.6 + 1.45 * t, y + 0.75))
         ax.text(9.4, y + 0.75, f"worker {i}", va="center", fontsize=9)
     ax.text(0.6, 0.7, "nobody waits between steps", color="0.3", fontsize=9)
-    ax.text(11.6, 5.9, "Few sequences, large weights:\neach has a share of the units", weight="bold",
-            va="center")  # fmt: skip
+    ax.text(
+        11.8,
+        5.9,
+        "Few sequences, large weights:\neach has a share of the units",
+        weight="bold",
+        va="center",
+    )
     for t in range(4):
         x = 11.8 + 2.0 * t
         box(ax, x, 3.0, 1.1, 2.1, "worker 0" if not t else "", DARK, "white", 7)
@@ -178,7 +206,7 @@ def shares():
         arrow(ax, (x + 1.0, 4.0), (x + 1.0, 3.4))
         box(ax, x, 2.4, 2.0, 1.0, f"gradient {i}", "white", size=9)
         arrow(ax, (x + 1.0, 2.4), (x + 1.0, 1.7))
-    for i, (color, _) in enumerate(colors):
+    for i in range(4):
         ax.text(2.8 + 4.8 * i, 5.25, f"rank {i}", ha="center", fontsize=9)
     box(
         ax,
@@ -192,7 +220,7 @@ def shares():
 
 
 if __name__ == "__main__":
-    for draw in (speed, tile, forward, backward, shares):
+    for draw in (speed, vanishing, tile, forward, backward, shares):
         path = HERE / "pictures" / f"{draw.__name__}.svg"
         draw().savefig(path, bbox_inches="tight", metadata={"Date": None})
         plt.close("all")

@@ -3,8 +3,8 @@ Forecast a series
 =================
 
 The equation of Mackey and Glass is chaotic: it can be forecast for a while, and not by a straight
-line. :class:`~fastbptt.estimators.RNNForecaster` cuts the series into windows, scales them, trains a
-network to tell the next step, and goes on from its own forecasts.
+line. :class:`~fastbptt.estimators.RNNForecaster` cuts the series into windows, scales them, trains
+a network to tell the next step, and goes on from its own forecasts.
 """
 
 import matplotlib.pyplot as plt
