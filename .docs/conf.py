@@ -78,6 +78,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "image_srcset": ["2x"],
     "min_reported_time": 1e9,
+    "remove_config_comments": True,
     "reset_modules": ("style.reset",),
     "show_memory": False,
     "show_signature": False,

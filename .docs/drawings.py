@@ -64,7 +64,7 @@ def vanishing():
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.3), sharey=True, layout="constrained")
     x = np.random.default_rng(0).standard_normal((50, 8, 4))
     params = fastbptt.init_params(4, 32, dtype="float64", seed=0)
-    for ax, (f, title) in zip(axes, (("identity", "without"), ("tanh", "with tanh")), strict=True):
+    for ax, (f, title) in zip(axes, (("identity", "no activation"), ("tanh", "tanh")), strict=True):
         for radius, color in ((1.25, BRIGHT), (1, "0.5"), (0.8, DARK)):
             scaled = params._replace(W_h=radius * params.W_h)
             h = fastbptt.forward(scaled, x, activation=f, backend="numpy")

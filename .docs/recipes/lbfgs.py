@@ -34,14 +34,14 @@ def watched(vector):
     return loss, gradient
 
 
-found = minimize(watched, model.vector, jac=True, method="L-BFGS-B", options={"maxfun": 600})
+found = minimize(watched, model.vector, jac=True, method="L-BFGS-B", options={"maxfun": 400})
 model.vector = found.x
 print(f"L-BFGS: {model.evaluate(x, y):.1e} after {len(losses['L-BFGS'])} gradients")
 
 # %%
 model = new()
 history = fastbptt.fit(
-    model, x, y, batch_size=len(x), epochs=600, optimizer=fastbptt.Adam(learning_rate=0.01),
+    model, x, y, batch_size=len(x), epochs=400, optimizer=fastbptt.Adam(learning_rate=0.01),
     seed=0, progress=False,
 )  # fmt: skip
 losses["Adam"] = history.loss

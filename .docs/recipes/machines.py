@@ -35,6 +35,7 @@ history = fastbptt.fit(
 # %%
 # Every rank has the same model and history at the end; one of them speaks.
 
+# sphinx_gallery_thumbnail_path = "pictures/shares.svg"
 if not rank:
     found = model.predict(x).argmax(axis=1)
     print(f"{comm.size if comm else 1} processes: {np.mean(found == y):.1%} right")
