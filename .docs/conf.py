@@ -28,13 +28,16 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["build", "recipes", "gallery/**/*.ipynb", "_templates"]
+exclude_patterns = ["build", "recipes", "**/*.ipynb", "_templates", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 nitpicky = True
 # Other libraries' objects, and descriptions of types, are no links: pages are built offline.
 nitpick_ignore_regex = [("py:.*", r"(?!fastbptt\.).*|fastbptt\.(rnn|kernels|_.*)")]
 
 html_math_renderer = "mathml"
+
+# Of links elsewhere, `-b linkcheck` tries these, but for the project's own.
+linkcheck_ignore = [r"https://fastbptt\.github\.io/", r"https://github\.com/fastbptt/"]
 
 # Where the pages are published, and what lies there beside them.
 SITE, BESIDE = "https://fastbptt.github.io/fastbptt/", ("report.", "benchmarks/")
