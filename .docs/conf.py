@@ -72,7 +72,7 @@ numpydoc_show_class_members = False
 sphinx_gallery_conf = {
     "examples_dirs": "recipes",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(?!machines)\w+\.py$",
+    "filename_pattern": r"\.py$",
     "backreferences_dir": "gallery/uses",
     "doc_module": ("fastbptt",),
     "within_subsection_order": "FileNameSortKey",

@@ -41,9 +41,12 @@ for label, color, up in [("steady", "0.6", 0), ("drift", "#0b3c7d", 6)]:
 left.set(xlabel="time step", yticks=[], title="One recording of each class")
 for i, (weights, color) in enumerate([(None, "#e8a33d"), ("balanced", "#0b3c7d")]):
     bars = right.bar(
-        np.arange(2) + 0.4 * i - 0.2, found[weights], 0.38, color=color,
+        np.arange(2) + 0.4 * i - 0.2,
+        found[weights],
+        0.38,
+        color=color,
         label=f"class_weight={weights!r}",
-    )  # fmt: skip
+    )
     right.bar_label(bars, fmt="%.2f")
 right.set(
     xticks=[0, 1], xticklabels=["steady", "drift"], ylim=(0, 1.35), title="Share that is found"

@@ -41,9 +41,15 @@ print(f"L-BFGS: {model.evaluate(x, y):.1e} after {len(losses['L-BFGS'])} gradien
 # %%
 model = new()
 history = fastbptt.fit(
-    model, x, y, batch_size=len(x), epochs=400, optimizer=fastbptt.Adam(learning_rate=0.01),
-    seed=0, progress=False,
-)  # fmt: skip
+    model,
+    x,
+    y,
+    batch_size=len(x),
+    epochs=400,
+    optimizer=fastbptt.Adam(learning_rate=0.01),
+    seed=0,
+    progress=False,
+)
 losses["Adam"] = history.loss
 print(f"Adam:   {model.evaluate(x, y):.1e} after {len(history.loss)} gradients")
 

@@ -28,9 +28,18 @@ else:
 x, y = fastbptt.datasets.temporal_order(2000, 30, seed=0)
 model = fastbptt.RNN(6, 48, 4, seed=0)
 history = fastbptt.fit(
-    model, x, y, loss="cross_entropy", epochs=12, batch_size=64, clip_norm=1.0,
-    shares=8, comm=comm, seed=0, progress=False,
-)  # fmt: skip
+    model,
+    x,
+    y,
+    loss="cross_entropy",
+    epochs=12,
+    batch_size=64,
+    clip_norm=1.0,
+    shares=8,
+    comm=comm,
+    seed=0,
+    progress=False,
+)
 
 # %%
 # Every rank has the same model and history at the end; one of them speaks.

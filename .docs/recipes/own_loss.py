@@ -26,9 +26,11 @@ def pinball(y, target):
 
 rng = np.random.default_rng(0)
 y, target = rng.standard_normal((2, 5, 3))
-print(fastbptt.diagnostics.gradient_check(
-    lambda: pinball(y, target)[0], {"y": y}, {"y": pinball(y, target)[1]}
-))  # fmt: skip
+print(
+    fastbptt.diagnostics.gradient_check(
+        lambda: pinball(y, target)[0], {"y": y}, {"y": pinball(y, target)[1]}
+    )
+)
 
 # %%
 # A wave whose noise swells and fades; the target of each step is the next one, three times.
@@ -42,9 +44,16 @@ x, y = series[:, :-1], np.repeat(series[:, 1:, None], 3, axis=2)
 model = fastbptt.RNN(1, 32, 3, output="all", seed=0)
 optimizer = fastbptt.Adam(learning_rate=0.005)
 fastbptt.fit(
-    model, x[:-100], y[:-100], loss=pinball, optimizer=optimizer, epochs=20, clip_norm=1.0,
-    seed=0, progress=False,
-)  # fmt: skip
+    model,
+    x[:-100],
+    y[:-100],
+    loss=pinball,
+    optimizer=optimizer,
+    epochs=20,
+    clip_norm=1.0,
+    seed=0,
+    progress=False,
+)
 
 # %%
 low, middle, high = np.moveaxis(model.predict(x[-100:]), -1, 0)

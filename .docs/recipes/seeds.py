@@ -19,9 +19,16 @@ x, y = fastbptt.datasets.adding_problem(1000, 20, seed=0)
 def train(seed, radius):
     model = fastbptt.RNN(2, 24, 1, spectral_radius=radius, seed=seed)
     return fastbptt.fit(
-        model, x[:800], y[:800], validation=(x[800:], y[800:]), epochs=30, clip_norm=1.0,
-        optimizer=fastbptt.Adam(learning_rate=0.004), seed=seed, progress=False,
-    ).validation_loss  # fmt: skip
+        model,
+        x[:800],
+        y[:800],
+        validation=(x[800:], y[800:]),
+        epochs=30,
+        clip_norm=1.0,
+        optimizer=fastbptt.Adam(learning_rate=0.004),
+        seed=seed,
+        progress=False,
+    ).validation_loss
 
 
 radii = [0.5, 1.0]
