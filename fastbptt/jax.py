@@ -99,7 +99,8 @@ def rnn(
     >>> gradient.W_h.shape
     (5, 5)
     """
-    _checks.one_of("output", output, ("all", "steps", "last"))
+    outputs = "all", "steps", "last"
+    _checks.one_of("output", output, outputs)
     if not isinstance(params, (tuple, list)) or len(params) != 3:
         _checks.layer(params, None, activation)  # says what was expected
     weights, x = [jnp.asarray(a) for a in params], jnp.asarray(x)
@@ -113,18 +114,18 @@ def rnn(
     if lengths is not None:
         given.append(_known_lengths(lengths, T, B))
     find_backend(backend)  # not in a thread of XLA's
-    h, steps, last = _bound(given, activation, backend)
-    return {"all": h, "steps": steps, "last": last}[output]
+    return _bound(given, outputs.index(output), activation, backend)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _bound(given: list[Any], activation: Activation, backend: Backend) -> Any:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _bound(given: list[Any], which: int, activation: Activation, backend: Backend) -> Any:
+    """One of the results of `_states`; XLA leaves out what the others would take."""
     if jax.sharding.get_abstract_mesh().manual_axes:
         # In a shard_map: what goes in has to vary along the same axes of the mesh, as the operands
-        # of JAX's own operations do.  XLA leaves this out.
+        # of JAX's own operations do.  XLA leaves this out, too.
         any_of_all = jax.lax.stop_gradient(sum(a.sum() for a in given))
         given = [jnp.where(False, any_of_all.astype(a.dtype), a) for a in given]
-    return _states.bind(*given, activation=activation, backend=backend)
+    return _states.bind(*given, activation=activation, backend=backend)[which]
 
 
 def _like(a: Any) -> np.ndarray:
@@ -242,7 +243,7 @@ def _run(primitive: Any, call: Callable[..., Any], options: Sequence[str]) -> No
 def _computed_states(*args: Any, **options: Any) -> Any:
     h, _, last = _states.abstract_eval(*map(jax.typeof, args), **options)[0]
     h, last = _filled([h, last], _fill_states, args, options)
-    return h, h[1:], last  # copied only where somebody asks for the second
+    return h, h[1:], last
 
 
 def _computed_gradients(*args: Any, **options: Any) -> Any:
