@@ -2,9 +2,17 @@
 
 import contextlib
 import functools
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis
+
+# The reference's products are small: a second thread only spins.  Read when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
@@ -14,6 +22,44 @@ with contextlib.suppress(ImportError):
 
 hypothesis.settings.register_profile("fastbptt", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fastbptt")
+
+# What most tests need, in the order in which they do.
+KERNELS = """
+import numpy as np, fastbptt
+
+for leak in (None, fastbptt.Leak(0.5)):
+    for dtype in ("float32", "float64"):
+        params, x = fastbptt.init_params(1, 1, dtype=dtype), np.ones((1, 1, 1), dtype)
+        h = fastbptt.forward(params, x, leak=leak)
+        fastbptt.backward(params, x, h, h[1:], leak=leak)
+for dtype in ("float32", "float64"):
+    fastbptt.warmup(dtype)
+"""
+
+
+def pytest_sessionstart(session):
+    """Fill the cache of kernels from another process, while tests are collected and run.
+
+    A test that comes first compiles by itself, as without that process.
+    """
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    session.config.stash[_COMPILER] = subprocess.Popen(
+        [sys.executable, "-c", KERNELS],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # out of reach of a Ctrl-C that a test sends
+    )
+
+
+def pytest_sessionfinish(session):
+    compiler = session.config.stash[_COMPILER]
+    compiler.kill()
+    compiler.wait()
+
+
+_COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def _poisoned(allocate):
