@@ -22,19 +22,7 @@ with contextlib.suppress(ImportError):
 
 hypothesis.settings.register_profile("fastbptt", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fastbptt")
-
-# What most tests need, in the order in which they do.
-KERNELS = """
-import numpy as np, fastbptt
-
-for leak in (None, fastbptt.Leak(0.5)):
-    for dtype in ("float32", "float64"):
-        params, x = fastbptt.init_params(1, 1, dtype=dtype), np.ones((1, 1, 1), dtype)
-        h = fastbptt.forward(params, x, leak=leak)
-        fastbptt.backward(params, x, h, h[1:], leak=leak)
-for dtype in ("float32", "float64"):
-    fastbptt.warmup(dtype)
-"""
+_COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def pytest_sessionstart(session):
@@ -44,7 +32,7 @@ def pytest_sessionstart(session):
     """
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     session.config.stash[_COMPILER] = subprocess.Popen(
-        [sys.executable, "-c", KERNELS],
+        [sys.executable, Path(__file__).with_name("precompile.py")],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -57,9 +45,6 @@ def pytest_sessionfinish(session):
     compiler = session.config.stash[_COMPILER]
     compiler.kill()
     compiler.wait()
-
-
-_COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def _poisoned(allocate):

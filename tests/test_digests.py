@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import precompile
 import pytest
 from test_threads import run
 
@@ -82,13 +83,11 @@ def test_this_cpu(dtype):
 
 @fused
 @pytest.mark.skipif(_machine.architecture() != "x86_64", reason="another architecture")
-@pytest.mark.parametrize("threads", ["4"])
-def test_a_cpu_with_narrower_vectors(tmp_path, threads):
+def test_a_cpu_with_narrower_vectors(tmp_path):
     program = (
         "import json, numpy, test_digests; print(json.dumps(test_digests.digests(numpy.float32)))"
     )
-    cpu = {"NUMBA_CPU_NAME": "haswell", "OPENBLAS_CORETYPE": "Haswell"}
-    got = run(program, tmp_path, NUMBA_NUM_THREADS=threads, **cpu)
+    got = run(program, tmp_path, OPENBLAS_CORETYPE="Prescott", **precompile.OTHER)
     assert got == json.loads(FILE.read_text())["float32"]
 
 
