@@ -1,4 +1,5 @@
-"""Looking into a network: where its gradient vanishes or explodes, whether a gradient is right."""
+"""Looking into a network: where its gradient vanishes or explodes, where its state stays, whether a
+gradient is right."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -9,10 +10,11 @@ from numpy.typing import ArrayLike
 
 from fastbptt import _checks
 from fastbptt._criterion import Criterion
-from fastbptt._leak import Leak
+from fastbptt._fixed_points import FixedPoints as FixedPoints
+from fastbptt._fixed_points import fixed_points as fixed_points
+from fastbptt._leak import Leak, slopes
 from fastbptt._stack import reverse
 from fastbptt.model import RNN, model_of
-from fastbptt.reference import _FUNCTIONS, _recovered
 from fastbptt.rnn import Activation, Params, Seed, leaks
 
 _LOWEST = -(1 << 30)  # the exponent of a row of zeros
@@ -249,14 +251,13 @@ def _way_back(
     """A layer's flow in float64, and the gradient of its inputs, (T, B, I).
 
     The loss's own gradient is `dh`, (T, B, H), and `last`, (B, H), at the last states.  With s_t
-    for h_t or v_t, and at each step slopes p_t = ds_t/dz_t, q_t = dh_t/ds_t and k = 1 - alpha,
+    for h_t or v_t, and p, q, k as :func:`fastbptt._leak.slopes` has them,
 
         g_t = q_t (dh_t + dz_{t+1} W_h^T) + k g_{t+1}        dz_t = p_t g_t
-        ds_t/ds_{t-1} = diag(k) + diag(p_t) W_h^T diag(q_{t-1})
     """
     T, B, H = len(h) - 1, *h.shape[1:]
     lengths = np.full(B, T) if lengths is None else lengths
-    p, q, k = _slopes(h, activation, leak)
+    p, q, k = slopes(h, activation, leak)
     log10_jacobian = np.zeros((T + 1, B))
     for b, n in enumerate(lengths):
         log10_jacobian[:n, b] = _log10_jacobian(params.W_h, p[:n, b], q[:n, b], k)
@@ -277,19 +278,6 @@ def _way_back(
             back = _where(live, through, back)
             kept = _where(live, _scaled(k * g.a, g.exponents), kept)
     return GradientFlow(norms, log10_jacobian), _scaled(dz @ params.W_x.T, exponents)
-
-
-def _slopes(
-    h: np.ndarray, activation: Activation, leak: Leak | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """p_t, (T, B, H), for t = 1 to T, q_t, (T + 1, B, H), and k, (H,), of :func:`_way_back`."""
-    _, df, *bounds = _FUNCTIONS[activation]
-    H = h.shape[-1]
-    alpha, of = leaks(leak, H, h.dtype) or (np.ones(H), None)
-    if of == "potential":
-        return np.broadcast_to(alpha, h[1:].shape), df(h), 1 - alpha
-    f = _recovered(h[1:], h[:-1], alpha, *bounds) if of == "rate" else h[1:]
-    return alpha * df(f), np.ones_like(h), 1 - alpha
 
 
 def _log10_jacobian(W_h: np.ndarray, p: np.ndarray, q: np.ndarray, k: np.ndarray) -> np.ndarray:
