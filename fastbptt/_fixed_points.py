@@ -53,7 +53,7 @@ class FixedPoints:
 
         A point of a line attractor is not, nor is it unstable: an eigenvalue is 1.
         """
-        return (np.abs(self.eigenvalues) < 1 - MARGIN).all(axis=1)
+        return (np.abs(self.eigenvalues) >= 1 - MARGIN).sum(axis=1) == 0
 
     def __len__(self) -> int:
         return len(self.points)
