@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,11 @@ def close_figures():
 def lines(ax):
     """Lines by their label."""
     return {line.get_label(): line for line in ax.get_lines() if line.get_label()[0] != "_"}
+
+
+def data(line) -> Any:
+    """x and y of a line, (2, n)."""
+    return np.asarray(line.get_data())
 
 
 def legend(ax):
@@ -278,7 +284,7 @@ def test_forecast_of_another_shape(truth, forecast, x, words):
 
 def test_psychometric():
     ax = plots.plot_psychometric(COHERENCES, CHOSEN, label="network")
-    [container] = ax.containers
+    container: Any = ax.containers[0]
     points, _, [bars] = container.lines
     np.testing.assert_array_equal(points.get_xdata(), [-20, -5, 5, 20])
     shares = CHOSEN.reshape(4, 40).mean(axis=1)
@@ -296,7 +302,7 @@ def test_psychometric_fit_is_the_likeliest():
     k = CHOSEN.reshape(4, 40).sum(axis=1) + 0.5
     x = np.array([-20.0, -5, 5, 20])
     line = lines(plots.plot_psychometric(COHERENCES, CHOSEN))["logistic fit"]
-    at, p = line.get_data()
+    at, p = data(line)
     z = np.log(p / (1 - p))
     slope, bias = np.polyfit(at, z, 1)
     np.testing.assert_allclose(z, bias + slope * at, atol=1e-8)
@@ -315,14 +321,14 @@ def test_psychometric_fit_is_the_likeliest():
 @pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
 def test_psychometric_of_choices_that_are_all_alike(chosen, scale):
     ax = plots.plot_psychometric(scale * COHERENCES, chosen)
-    y = lines(ax)["logistic fit"].get_ydata()
+    _, y = data(lines(ax)["logistic fit"])
     assert ((y > 0) & (y < 1)).all()
     ax.figure.canvas.draw()
 
 
 def test_psychometric_of_one_strength():
     ax = plots.plot_psychometric([0.0, 0, 0, 0], [True, False, False, False])
-    np.testing.assert_allclose(lines(ax)["logistic fit"].get_ydata(), 1.5 / 5, atol=1e-9)
+    np.testing.assert_allclose(data(lines(ax)["logistic fit"])[1], 1.5 / 5, atol=1e-9)
     ax.figure.canvas.draw()
 
 
@@ -359,13 +365,13 @@ def test_trajectories_lie_in_the_plane_of_largest_variance():
     states = (5 * np.sin(t)[:, None] * Q[0] + 2 * np.cos(3 * t)[:, None] * Q[1] + 7 * Q[2])[None]
     ax = plots.plot_trajectories(states, found_at(7 * Q[2:3], 0.5))
     line, _, point = ax.get_lines()
-    x, y = line.get_data()
+    x, y = data(line)
     np.testing.assert_allclose(np.abs(x - np.mean(x)), np.abs(5 * (s := np.sin(t)) - 5 * s.mean()),
                                atol=1e-9)  # fmt: skip
     np.testing.assert_allclose(np.ptp(y), np.ptp(2 * np.cos(3 * t)), rtol=1e-9)
     mean = states[0].mean(axis=0)
     expected = np.hypot(*((mean - 7 * Q[2]) @ Q[:2].T))
-    assert np.hypot(point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx(expected)
+    assert np.hypot(*data(point)[:, 0]) == pytest.approx(expected)
     shares = [np.var(5 * np.sin(t)), np.var(2 * np.cos(3 * t))]
     first = 100 * shares[0] / sum(shares)
     assert ax.get_xlabel() == f"component 1 ({first:.0f} % of the variance)"
@@ -383,11 +389,10 @@ def test_stable_and_unstable_points_are_told_apart():
     assert looks["stable point"] == ("o", "black")
     assert looks["unstable point"] == ("o", "white")
     assert looks["marginal point"][0] == "D"
-    assert all(len(line.get_xdata()) == 1 for line in by_label.values())
-    drawn = ax.get_lines()[0].get_data()  # the points are states of the first one
+    assert all(data(line).shape == (2, 1) for line in by_label.values())
+    drawn = data(ax.get_lines()[0])  # the points are states of the first one
     for i, label in enumerate(("stable point", "unstable point", "marginal point")):
-        got = by_label[label].get_data()
-        np.testing.assert_allclose(np.ravel(got), [drawn[0][i], drawn[1][i]])
+        np.testing.assert_allclose(data(by_label[label])[:, 0], drawn[:, i])
 
 
 def test_trajectories_are_coloured_by_value():
@@ -401,10 +406,10 @@ def test_trajectories_are_coloured_by_value():
 
 def test_trajectories_of_unequal_length_begin_at_a_dot():
     ax = plots.plot_trajectories([WAYS[0], WAYS[1, :7], WAYS[2, :0]], found_at(WAYS[0, :0]))
-    counts = [len(line.get_xdata()) for line in ax.get_lines()]
+    counts = [data(line).shape[1] for line in ax.get_lines()]
     assert counts == [20, 1, 7, 1, 0, 0]
     for line, dot in zip(ax.get_lines()[:4:2], ax.get_lines()[1:4:2], strict=True):
-        assert (line.get_xdata()[0], line.get_ydata()[0]) == (*dot.get_xdata(), *dot.get_ydata())
+        np.testing.assert_array_equal(data(line)[:, :1], data(dot))
     assert ax.get_legend() is None
     ax.figure.canvas.draw()
 
@@ -437,7 +442,7 @@ def test_weights_are_sorted_by_sign():
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["1 excitatory", "1 of both signs", "1 inhibitory"]
     np.testing.assert_array_equal(ax.get_yticks(), [0, 1, 2])
-    borders = {line.get_ydata()[0] for line in ax.get_lines()} - {0, 1}
+    borders = {data(line)[1, 0] for line in ax.get_lines()} - {0, 1}
     assert borders == {0.5, 1.5}
     low, high = image.get_clim()
     assert low == -high

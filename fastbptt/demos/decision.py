@@ -12,9 +12,9 @@ Stimulus and delay last a random time in training, so that it cannot rely on the
 penalty keeps its rates low.  Whoever adds up the difference of the inputs does as well as can be:
 that is the baseline.
 
-The fixed points of the network while there is a stimulus without evidence show how it does that: a
-stable one for each choice, and between them slow points in a row, along which the evidence pushes
-the state, and which has to end up on one side.
+The fixed points of the network, while there is a stimulus without evidence, show how it does that.
+Mostly there is a stable one for each choice, and between them are slow points in a row, along which
+the evidence pushes the state.
 """
 
 from __future__ import annotations
@@ -216,12 +216,12 @@ def draw(
     begin = int(test.conditions["decision"][0])
     preference = states[chosen == 1, begin - 1].mean(0) - states[chosen == 2, begin - 1].mean(0)
     order = np.lexsort((-preference, np.arange(H) >= EXCITATORY))
-    shown = {
+    trials = {
         name: states[np.flatnonzero((coherence == c) & (chosen == choice))[0]]
         for name, c, choice in (("one", 12.8, 1), ("two", -12.8, 2))
     }
-    most = max(float(np.quantile(h, 0.99)) for h in shown.values())
-    for name, h in shown.items():
+    most = max(float(np.quantile(h, 0.99)) for h in trials.values())
+    for name, h in trials.items():
         ax = grid[name]
         image = ax.imshow(
             h[:, order].T, aspect="auto", cmap="magma", vmin=0, vmax=most, interpolation="nearest",
@@ -235,6 +235,7 @@ def draw(
 
     each = np.unique(coherence)
     means = np.stack([states[coherence == c].mean(axis=0) for c in each])
-    ax = plot_trajectories(means[:, :begin], points, grid["states"], values=each)
-    ax.set_title("Mean states before the decision, by coherence")
+    shown = means[:, : begin - round(DELAY / DT)]
+    ax = plot_trajectories(shown, points, grid["states"], values=each)
+    ax.set_title("Mean states until the stimulus ends, by coherence; points without evidence")
     plot_weights(model.parameters()["layers.0.W_h"], grid["weights"]).set_title("Recurrent weights")
