@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ranks", type=_at_least(1), default=2, metavar="R", help="processes at most (2)"
     )
     _add_size(parsers["many-to-many"], hidden=192, epochs=20)
-    _add_epochs(parsers["decision"], 20)
+    _add_epochs(parsers["decision"], 12)
     _add_plot(parsers["decision"], "decision.png")
     for name in ("tomorrow", "gradient-flow"):
         parsers[name].add_argument(

@@ -99,7 +99,7 @@ def test_help_lists_the_names(capsys):
         (["sentiment"], "sentiment", {"seed": 0}),
         (["many-to-many", "--epochs", "2"], "many_to_many", {"epochs": 2, "hidden": 192}),
         (["gradient-flow", "--plot", "p.png"], "gradient_flow", {"plot": Path("p.png"), "seed": 0}),
-        (["decision"], "decision", {"plot": Path("decision.png"), "seed": 0, "epochs": 20}),
+        (["decision"], "decision", {"plot": Path("decision.png"), "seed": 0, "epochs": 12}),
         (["decision", "--no-plot", "--seed", "3"], "decision", {"plot": None, "seed": 3}),
     ],
 )

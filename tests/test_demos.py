@@ -700,11 +700,11 @@ def test_sunspots_loss_leaves_out_the_first_months(monkeypatch):
 
 @pytest.fixture(scope="module")
 def decided(tmp_path_factory):
-    """A shorter run than that of the command line, with its model, output and picture."""
+    """A run with its model and picture."""
     path, model = tmp_path_factory.mktemp("decision") / "p.png", decision.new_model(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decision, "new_model", lambda seed: model)
-        result = decision.run(epochs=12, plot=path)
+        result = decision.run(plot=path)
     return result, model, path
 
 

@@ -74,7 +74,7 @@ class Result(NamedTuple):
     points: FixedPoints
 
 
-def run(*, epochs: int = 20, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
+def run(*, epochs: int = 12, seed: int = 0, plot: str | os.PathLike[str] | None = None) -> Result:
     """Train, test on new trials, and look inside.
 
     Parameters
