@@ -21,6 +21,7 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._constraints import Constraints, Entries, LowRank
+from fastbptt._draws import draw_uniform
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
@@ -219,8 +220,7 @@ class Network:
             drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype, seed=rng)
             for a, its_drawn in zip(params, drawn, strict=True):
                 a[...] = its_drawn
-        limit = math.sqrt(6 / sum(W_y.shape))
-        W_y[...] = rng.uniform(-limit, limit, W_y.shape)
+        W_y[...] = draw_uniform(rng, math.sqrt(6 / sum(W_y.shape)), W_y.shape)
         b_y[...] = 0
         for h0 in self.weights.h0:
             h0[...] = 0

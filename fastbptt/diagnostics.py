@@ -315,7 +315,8 @@ def spectral_radius(W_h: np.ndarray) -> float:
     """Largest magnitude of an eigenvalue of the recurrent weights.
 
     With the activation "identity", gradients vanish in the long run if it is below 1, and explode
-    if it is above (Pascanu, Mikolov and Bengio 2013).
+    if it is above (Pascanu, Mikolov and Bengio 2013).  It is computed by LAPACK, whose last bits
+    follow the CPU.
 
     Parameters
     ----------
