@@ -37,7 +37,7 @@ def test_every_public_object_has_an_example_and_a_see_also(name):
 
 # Those of other modules are run beside what else tests these.
 @pytest.mark.parametrize(
-    "module", ["_constraints", "_extras", "_fixed_points", "_noise", "_storage", "plots", "tasks"]
+    "module", ["_constraints", "_extras", "_noise", "_storage", "plots", "tasks"]
 )
 def test_examples(module):
     matplotlib = pytest.importorskip("matplotlib")
