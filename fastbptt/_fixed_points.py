@@ -153,8 +153,8 @@ def fixed_points(
     -----
     The gradient of q is (dF/ds - 1)^T (F(s) - s), which is what a backward pass of one step makes
     of the residual F(s) - s.  Adam descends along it, in the model's dtype.  Steps of Levenberg and
-    Marquardt in float64 follow, with the damping |F(s) - s|^2, by which they converge quadratically
-    to isolated points and to those of a line alike (Yamashita and Fukushima 2001).  These take
+    Marquardt in float64 follow, with the damping 2 q, by which they converge quadratically to
+    isolated points and to those of a line alike (Yamashita and Fukushima 2001).  These take
     O(samples D^3) operations each.
 
     Examples
