@@ -32,7 +32,6 @@ from fastbptt.optimizers import (
     Adam,
     OptimizerName,
     RMSprop,
-    clip_by_global_norm,
     find_optimizer,
 )
 
@@ -631,12 +630,14 @@ class Run:
             self.diverged(f"loss is {value} in {self.place()}")
         self.good[...] = network.free
         network.chain(self.gradient)
-        gradients = self._trained(self.gradient)
-        if self.clip_norm is not None:
-            clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer.step(self._trained(network.weights), gradients)
+        finite = self.optimizer.advance(
+            self._trained(network.weights), self._trained(self.gradient),
+            max_norm=self.clip_norm, backend=network.backend,
+        )  # fmt: skip
         network.refresh()
-        if not np.isfinite(network.memory).all():
+        if network.rules or self.frozen:  # not all weights are trained
+            finite = np.isfinite(network.memory).all()
+        if not finite:
             self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, whole.weight
 
