@@ -1,7 +1,8 @@
-"""What a training step does beside the layers: the optimizer's step on all weights at once.
+"""What a training step does beside the layers: losses, and Adam's step on all weights at once.
 
-It does the operations of :mod:`fastbptt.optimizers` in their order, each rounded by itself, and
-gives the same bits.
+These do the operations of :mod:`fastbptt.losses` and :mod:`fastbptt.optimizers` in their order,
+each rounded by itself.  So they give the same bits; but for the cross-entropy, whose exp is that of
+`_activation`, and whose sums are not taken in halves.
 """
 
 import math
@@ -14,8 +15,21 @@ from numba.extending import intrinsic
 
 from fastbptt._uninterrupted import computed_once
 from fastbptt.kernels import _compiling
+from fastbptt.kernels._activation import exp_minus
 from fastbptt.kernels._compiling import SOURCE
-from fastbptt.kernels._simd import INT32, INT64, emit_load, offset, pointer
+from fastbptt.kernels._simd import (
+    INT32,
+    INT64,
+    LANES,
+    Vec,
+    emit_load,
+    get,
+    load_first,
+    offset,
+    pointer,
+    put,
+    store_first,
+)
 
 # NumPy sums up to so many numbers in so many lanes, and halves what is more.
 TOGETHER, PAIRWISE_LANES = 128, 8
@@ -85,6 +99,68 @@ def sum_of_squares(p, n):
     return sum_of_squares(p, half) + sum_of_squares(offset(p, half), n - half)
 
 
+@intrinsic
+def _exp_minus(typingctx, v):
+    """exp(-v) for v of at least 0."""
+
+    def emit(context, builder, signature, args):
+        return exp_minus(Vec(builder, args[0])).value
+
+    return v(v), emit
+
+
+def _mse(source, number):
+    """:func:`fastbptt.losses.mse` but for a division: the sum of squares."""
+
+    def mse(y, target, dy):
+        source  # noqa: B018
+        n = len(y)
+        for i in range(n):
+            dy[i] = y[i] - target[i]
+        total = sum_of_squares(pointer(dy), n)
+        factor = number(2 / n)
+        for i in range(n):
+            dy[i] *= factor
+        return total
+
+    return mse
+
+
+def _cross_entropy(source, number):
+    """:func:`fastbptt.losses.cross_entropy` but for a division: the sum; negative if not done."""
+
+    def cross_entropy(y, classes, dy):
+        source  # noqa: B018
+        n, O = y.shape
+        p, d, wanted = pointer(y), pointer(dy), pointer(classes)
+        for r in range(n):
+            if get(wanted, r) < 0 or get(wanted, r) >= O:
+                return -1.0
+        total = 0.0
+        for r in range(n):
+            top = get(p, r * O)
+            for k in range(r * O, r * O + O):
+                top = max(top, get(p, k))
+            for k in range(r * O, r * O + O):
+                put(d, k, top - get(p, k))
+            total += get(d, r * O + get(wanted, r))
+        for k in range(0, n * O, LANES(d)):
+            store_first(offset(d, k), _exp_minus(load_first(offset(d, k), n * O - k)), n * O - k)
+        for r in range(n):
+            whole = 0.0
+            for k in range(r * O, r * O + O):
+                whole += get(d, k)
+            total += math.log(whole)
+            k = r * O + get(wanted, r)
+            wanted_share = number(get(d, k) / whole) - number(1)
+            for c in range(r * O, r * O + O):
+                put(d, c, number(get(d, c) / whole) / number(n))
+            put(d, k, wanted_share / number(n))
+        return total
+
+    return cross_entropy
+
+
 def _adam(source, number):
     """The compiled function for a dtype; `source` is part of its key in the cache."""
 
@@ -119,13 +195,19 @@ _alive = []  # what owns the machine code that entry points lead to
 
 
 @computed_once
-def _compiled_adam(dtype):
+def _compiled(make, dtype):
+    """The entry point of one of the functions above."""
     number = numba.from_dtype(dtype)
-    vector = types.Array(number, 1, "C")
-    signature = (vector, vector, vector, vector, types.float64, *[number] * 7)
-    function = _adam(SOURCE, dtype.type)
+    vector, rows = (types.Array(number, axes, "C") for axes in (1, 2))
+    signature = {
+        _adam: (*[vector] * 4, types.float64, *[number] * 7),
+        _mse: (vector,) * 3,
+        _cross_entropy: (rows, types.Array(types.int64, 1, "C"), rows),
+    }[make]
     # What is divided by zero becomes infinite or NaN, as in NumPy.
-    run = _compiling.compile_function(signature, function, nogil=True, error_model="numpy")
+    run = _compiling.compile_function(
+        signature, make(SOURCE, dtype.type), nogil=True, error_model="numpy"
+    )
     _alive.append(run)
     (only,) = run.overloads.values()
     return only.entry_point
@@ -151,6 +233,32 @@ def adam(
     bool or None
         Whether `p` is finite; or None if nothing is done, since the norm is extreme.
     """
-    run = _compiled_adam(p.dtype)
+    run = _compiled(_adam, p.dtype)
     done = run(p, d, m, v, max_norm, beta_1, 1 - beta_1, beta_2, 1 - beta_2, eps, rate, share)
     return None if done == NOT_DONE else done == FINITE
+
+
+# Losses take what most minibatches are, and turn all else away.
+
+
+def mse(y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """:func:`fastbptt.losses.mse`; None unless targets have y's dtype and both are C-contiguous."""
+    if not (target.dtype is y.dtype and target.shape == y.shape and y.size and _plain(y, target)):
+        return None
+    dy = np.empty(y.shape, y.dtype)
+    total = _compiled(_mse, y.dtype)(y.reshape(-1), target.reshape(-1), dy.reshape(-1))
+    return total / y.size, dy
+
+
+def cross_entropy(y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """:func:`fastbptt.losses.cross_entropy`; None unless targets are classes, as int64."""
+    if not (target.dtype == np.int64 and target.shape == y.shape[:-1] and _plain(y, target)):
+        return None
+    dy, n, O = np.empty(y.shape, y.dtype), target.size, y.shape[-1]
+    run = _compiled(_cross_entropy, y.dtype)
+    total = run(y.reshape(n, O), target.reshape(n), dy.reshape(n, O))
+    return (total / n, dy) if n and total >= 0 else None
+
+
+def _plain(y, target):
+    return y.flags.carray and target.flags.carray
