@@ -672,10 +672,9 @@ class Run:
             if count is not None:
                 minibatch, piece.state = _last_steps(network, minibatch, count, piece.rng)
 
-        def loss(*given: Any) -> tuple[float, np.ndarray]:
-            value, dy = self.loss.compute(*given)
-            return (value, dy) if self.shares is None else (value * share, dy * share)
-
+        loss = self.loss.compute
+        if self.shares is not None:
+            loss = _times(share, loss)
         x, y, lengths, weight, begins = minibatch
         value, _, piece.state = network.loss_and_gradient(
             x, y, lengths, loss, weight=weight, state=piece.state, begins=begins, rng=piece.rng,
@@ -859,6 +858,16 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
     if history.stopped != "early":
         history.stopped = "finished"
     return history
+
+
+def _times(share: float, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss and its gradient, times a number."""
+
+    def compute(*given: Any) -> tuple[float, np.ndarray]:
+        value, dy = loss(*given)
+        return value * share, dy * share
+
+    return compute
 
 
 def _last_steps(
