@@ -516,6 +516,8 @@ class Network:
             return dtop, None
         D, H = self.stack.directions, self.stack.hidden_size
         below = [None] * (len(self.stack.layers) - D)
+        if D == 1:
+            return None, [*below, dtop]
         return None, [*below, *(dtop[:, d * H : (d + 1) * H] for d in range(D))]
 
     def _read(self, top: np.ndarray) -> np.ndarray:

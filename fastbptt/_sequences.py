@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbptt import _checks
 from fastbptt._criterion import Criterion
 
-
 # Bytes of a sequence up to which one is copied as a whole.
 MOST_BYTES = 16 << 10
 

@@ -116,7 +116,9 @@ class Data(NamedTuple):
 
 
 def _window(a: Rows, index: np.ndarray, first: int, steps: int | None) -> np.ndarray:
-    return a.window(index, first, steps) if isinstance(a, Sequences) else a[index]
+    if isinstance(a, Sequences):
+        return a.window(index, first, steps)
+    return a.take(index, axis=0)
 
 
 def _part(a: Rows, index: slice) -> Rows:
