@@ -29,10 +29,12 @@ from fastbptt.kernels._plain import (
 from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._schedules import forward_space
 from fastbptt.kernels._simd import (
+    DOTS,
     ITEMSIZE,
     LANES,
     add,
     dot,
+    dots,
     get,
     load,
     load_first,
@@ -43,6 +45,7 @@ from fastbptt.kernels._simd import (
     put,
     store,
     store_first,
+    transpose,
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
@@ -64,11 +67,19 @@ def pack_panel(panel, w, w_k, w_n, K, n):
             for v in range(0, width, LANES(panel)):
                 there = offset(offset_bytes(w, k * w_k), v)
                 store(offset(panel, k * width + v), load_first(there, n - v))
-    else:
-        for c in range(width):
-            for k in range(K):
-                value = get(offset_bytes(w, k * w_k + c * w_n), 0) if c < n else 0.0
-                put(panel, k * width + c, value)
+        return
+    lanes, k, whole = LANES(panel), 0, 0
+    if w_k == ITEMSIZE(panel) and w_n % ITEMSIZE(panel) == 0:
+        whole = n // lanes * lanes  # columns that are transposed by vectors
+        while k + lanes <= K:
+            for v in range(0, whole, lanes):
+                there = offset(offset_bytes(w, v * w_n), k)
+                transpose(offset(panel, k * width + v), width, there, w_n // ITEMSIZE(panel))
+            k += lanes
+    for c in range(width):
+        for j in range(k if c < whole else 0, K):
+            value = get(offset_bytes(w, j * w_k + c * w_n), 0) if c < n else 0.0
+            put(panel, j * width + c, value)
 
 
 @inlined
@@ -472,10 +483,6 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
         for i in range(0, end, MT(p.packed)):
             m = min(MT(p.packed), end - i)
-            to = offset(sums.dW_h if to_h else sums.dW_x, (base + i) * p.H + skip)
-            for j in range(m):
-                for v in range(0, n, lanes):
-                    prefetch(offset(to, j * p.H + v))
             tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
@@ -518,8 +525,11 @@ def input_gradient(p, buffer, group, block, part, slot):
             panels = 0
             for r in range(lo, hi):
                 dz, to = offset(dzs, r * ldz), offset(out, get(index, r) * columns)
-                for i in range(columns):
-                    put(to, i, dot(dz, offset(start, width + i * ldz), p.H))
+                whole, W_x = columns // DOTS * DOTS, offset(start, width)
+                for i in range(0, whole, DOTS):
+                    dots(offset(to, i), dz, offset(W_x, i * ldz), ldz, p.H)
+                for i in range(whole, columns):
+                    put(to, i, dot(dz, offset(W_x, i * ldz), p.H))
         for skip in range(0, panels * width, width):
             n = min(width, columns - skip)
             for r in range(lo, hi, height):
