@@ -425,13 +425,13 @@ class Adam(_Optimizer):
         backend: Backend = "numpy",
     ) -> bool:
         run = getattr(find_backend(backend), "adam", None)
-        # Not of a user's subclass, which may have other formulas; and only with a state.
-        if run is not None and type(self) is Adam and len(self._arrays) == len(parameters) == 1:
-            [(name, p)] = parameters.items()
-            d, (m, v, *_) = gradients.get(name), self._arrays.get(name, (None, None))
-            limit = math.inf if max_norm is None else max_norm
-            if _alike(p, d, m, v) and type(limit) is float and limit > 0:
-                finite = run(p, d, m, v, limit, *self._factors(self._steps + 1))
+        limit = math.inf if max_norm is None else max_norm
+        # A user's subclass may have other formulas, and in a first step the arrays are not there.
+        if run is not None and type(self) is Adam and len(self._arrays) == 1:
+            [(name, (m, v, *_))] = self._arrays.items()
+            found = _only(parameters, name), _only(gradients, name), m, v
+            if _alike(*found) and type(limit) is float and limit > 0:
+                finite = run(*found, limit, *self._factors(self._steps + 1))
                 if finite is not None:
                     self._steps += 1
                     return finite
@@ -465,8 +465,13 @@ def _average(mean: np.ndarray, a: np.ndarray, decay: float, s: np.ndarray) -> No
     mean += s
 
 
+def _only(arrays: Any, name: str) -> Any:
+    """The array of this name, if it is the only one."""
+    return arrays.get(name) if type(arrays) is dict and len(arrays) == 1 else None
+
+
 def _alike(p: Any, d: Any, m: Any, v: Any) -> bool:
-    """Whether these are vectors of one size and dtype as compiled code takes them."""
+    """Whether parameters and gradients are vectors like these, as compiled code takes them."""
     return (
         type(p) is type(d) is np.ndarray
         and p.dtype is d.dtype is m.dtype

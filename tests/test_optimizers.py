@@ -688,6 +688,24 @@ def test_a_compiled_step_turns_away_what_clipping_does(max_norm):
     assert (p == before).all()
 
 
+@pytest.mark.parametrize(
+    ("parameters", "gradients", "words"),
+    [
+        ({"q": np.zeros(3)}, {"q": np.ones(3)}, "parameters has the names"),
+        ({"p": np.zeros(3)}, {"q": np.ones(3)}, "gradients has the names"),
+        ({"p": np.zeros(4)}, {"p": np.ones(4)}, "has shape"),
+        ({"p": np.zeros(3)}, {"p": np.ones(3, "f4")}, "has dtype float32"),
+        ({"p": np.zeros(3)}, [np.ones(3)], "gradients is a list"),
+    ],
+)
+def test_a_compiled_step_turns_away_what_others_do(parameters, gradients, words):
+    adam = Adam()
+    adam.advance({"p": np.zeros(3)}, {"p": np.ones(3)}, backend="numba")
+    with pytest.raises((TypeError, ValueError), match=words):
+        adam.advance(parameters, gradients, backend="numba")
+    assert int(adam.state()["steps"]) == 1
+
+
 def test_docstring_examples():
     got = doctest.testmod(optimizers)
     assert got.attempted
