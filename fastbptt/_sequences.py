@@ -12,7 +12,7 @@ from fastbptt import _checks
 from fastbptt._criterion import Criterion
 
 # Bytes of a sequence up to which one is copied as a whole.
-MOST_BYTES = 16 << 10
+MOST_BYTES = 8 << 10
 
 
 class Sequences:

@@ -468,7 +468,7 @@ class Run:
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        criterion, optimizer = Criterion(loss, model.backend), find_optimizer(optimizer)
+        criterion, optimizer = Criterion(loss, model.network.backend), find_optimizer(optimizer)
         self.model, self.loss, self.optimizer = model, criterion, optimizer
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.ranks = Ranks() if ranks is None else ranks
