@@ -21,7 +21,7 @@ class Criterion:
     ----------
     loss : str or callable
     backend : {"numba", "numpy"}, default "numpy"
-        "numba" has some losses compiled, for minibatches whose elements all count alike.
+        "numba" has some losses compiled, for minibatches without padding.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Criterion:
 
 
 def _with_compiled(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss that a compiled one computes where it does, with neither mask nor weights."""
+    """A loss that a compiled one computes where it does, with no mask."""
 
     def compute(
         y: np.ndarray,
@@ -127,7 +127,7 @@ def _with_compiled(compiled: Callable[..., Any], plain: Callable[..., Any]) -> C
         mask: np.ndarray | None = None,
         weight: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        found = compiled(y, target) if mask is None and weight is None else None
+        found = compiled(y, target, weight) if mask is None else None
         return plain(y, target, mask, weight) if found is None else found
 
     return compute

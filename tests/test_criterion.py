@@ -353,6 +353,29 @@ def test_a_compiled_cross_entropy_is_that_of_float64(shape, scale, dtype):
     assert np.abs(dy - exact_dy).max() <= (4 + 8 * scale) * eps / target.size
 
 
+@DTYPES
+def test_a_compiled_cross_entropy_with_weights(dtype):
+    rng = np.random.default_rng(0)
+    y, target = rng.standard_normal((20, 5)).astype(dtype), rng.integers(0, 5, 20)
+    weight = rng.random(20).astype(dtype)
+    weight[::3] = 0
+    (value, dy), (expected, expected_dy) = both("cross_entropy", y, target, None, weight)
+    np.testing.assert_allclose(value, expected, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(dy, expected_dy, atol=np.finfo(dtype).eps)
+    # What has weight 0 changes no bit, whatever it is.
+    kept = weight > 0
+    y[~kept], target[~kept] = np.nan, -5
+    compiled = Criterion("cross_entropy", "numba").compute
+    for few in ({}, {"weight": weight}):
+        ones = np.where(kept, few.get("weight", np.ones(20, dtype)), 0).astype(dtype)
+        value, dy = compiled(y, target, weight=ones)
+        its = {name: a[kept] for name, a in few.items()}
+        alone, its_dy = compiled(y[kept], target[kept], **its)
+        assert dy[kept].tobytes() == its_dy.tobytes()
+        assert not dy[~kept].any()
+        assert value == pytest.approx(alone, rel=1e-15)
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_compiled_losses_pass_what_is_not_finite(loss, poison):
@@ -371,7 +394,7 @@ def test_compiled_losses_leave_all_else_to_numpy():
         ("cross_entropy", y, classes.astype(np.int8)),
         ("cross_entropy", y, np.eye(3)[classes]),
         ("cross_entropy", y, classes, np.array([True, False, True, True])),
-        ("cross_entropy", y, classes, None, np.array([1.0, 2.0, 0.0, 0.5])),
+        ("cross_entropy", y, classes, None, np.array([1, 2, 0, 1])),
         ("cross_entropy", y, np.repeat(classes, 2)[::2]),
         ("mse", y, np.arange(12).reshape(4, 3)),
         ("mse", y, y[:, ::-1]),

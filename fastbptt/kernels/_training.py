@@ -129,33 +129,43 @@ def _mse(source, number):
 def _cross_entropy(source, number):
     """:func:`fastbptt.losses.cross_entropy` but for a division: the sum; negative if not done."""
 
-    def cross_entropy(y, classes, dy):
+    def cross_entropy(y, classes, weight, count, dy):
         source  # noqa: B018
         n, O = y.shape
-        p, d, wanted = pointer(y), pointer(dy), pointer(classes)
+        p, d, wanted, weights = pointer(y), pointer(dy), pointer(classes), pointer(weight)
+        weighted, total = len(weight) > 0, 0.0
         for r in range(n):
-            if get(wanted, r) < 0 or get(wanted, r) >= O:
+            w = get(weights, r) if weighted else number(1)
+            fits = get(wanted, r) >= 0 and get(wanted, r) < O
+            if not (w == 0 or (fits and w > 0 and w < math.inf)):
                 return -1.0
-        total = 0.0
         for r in range(n):
+            w = get(weights, r) if weighted else number(1)
+            if w == 0:
+                continue
             top = get(p, r * O)
             for k in range(r * O, r * O + O):
                 top = max(top, get(p, k))
             for k in range(r * O, r * O + O):
                 put(d, k, top - get(p, k))
-            total += get(d, r * O + get(wanted, r))
+            total += get(d, r * O + get(wanted, r)) * w
         for k in range(0, n * O, LANES(d)):
             store_first(offset(d, k), _exp_minus(load_first(offset(d, k), n * O - k)), n * O - k)
         for r in range(n):
+            w = get(weights, r) if weighted else number(1)
+            if w == 0:  # it does not count
+                for k in range(r * O, r * O + O):
+                    put(d, k, number(0))
+                continue
             whole = 0.0
             for k in range(r * O, r * O + O):
                 whole += get(d, k)
-            total += math.log(whole)
+            total += math.log(whole) * w
             k = r * O + get(wanted, r)
             wanted_share = number(get(d, k) / whole) - number(1)
             for c in range(r * O, r * O + O):
-                put(d, c, number(get(d, c) / whole) / number(n))
-            put(d, k, wanted_share / number(n))
+                put(d, c, number(get(d, c) / whole) * w / count)
+            put(d, k, wanted_share * w / count)
         return total
 
     return cross_entropy
@@ -202,7 +212,7 @@ def _compiled(make, dtype):
     signature = {
         _adam: (*[vector] * 4, types.float64, *[number] * 7),
         _mse: (vector,) * 3,
-        _cross_entropy: (rows, types.Array(types.int64, 1, "C"), rows),
+        _cross_entropy: (rows, types.Array(types.int64, 1, "C"), vector, number, rows),
     }[make]
     # What is divided by zero becomes infinite or NaN, as in NumPy.
     run = _compiling.compile_function(
@@ -241,23 +251,37 @@ def adam(
 # Losses take what most minibatches are, and turn all else away.
 
 
-def mse(y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray] | None:
+def mse(
+    y: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None
+) -> tuple[float, np.ndarray] | None:
     """:func:`fastbptt.losses.mse`; None unless targets have y's dtype and both are C-contiguous."""
-    if not (target.dtype is y.dtype and target.shape == y.shape and y.size and _plain(y, target)):
+    fit = target.dtype is y.dtype and target.shape == y.shape and weight is None
+    if not (fit and y.size and _plain(y, target)):
         return None
     dy = np.empty(y.shape, y.dtype)
     total = _compiled(_mse, y.dtype)(y.reshape(-1), target.reshape(-1), dy.reshape(-1))
     return total / y.size, dy
 
 
-def cross_entropy(y: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray] | None:
+NO_WEIGHT = {np.dtype(name): np.empty(0, name) for name in ("f4", "f8")}
+
+
+def cross_entropy(
+    y: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None
+) -> tuple[float, np.ndarray] | None:
     """:func:`fastbptt.losses.cross_entropy`; None unless targets are classes, as int64."""
-    if not (target.dtype == np.int64 and target.shape == y.shape[:-1] and _plain(y, target)):
+    rows, n, O = y.shape[:-1], target.size, y.shape[-1]
+    if not (target.dtype == np.int64 and target.shape == rows and n and _plain(y, target)):
         return None
-    dy, n, O = np.empty(y.shape, y.dtype), target.size, y.shape[-1]
-    run = _compiled(_cross_entropy, y.dtype)
-    total = run(y.reshape(n, O), target.reshape(n), dy.reshape(n, O))
-    return (total / n, dy) if n and total >= 0 else None
+    count, weights = n, NO_WEIGHT[y.dtype]
+    if weight is not None:
+        if not (weight.dtype is y.dtype and weight.shape == rows and weight.flags.carray):
+            return None
+        weights = weight.reshape(n)
+        count = float(np.add.reduce(weights, dtype=np.float64)) or 1.0
+    dy, run = np.empty(y.shape, y.dtype), _compiled(_cross_entropy, y.dtype)
+    total = run(y.reshape(n, O), target.reshape(n), weights, count, dy.reshape(n, O))
+    return (total / count, dy) if total >= 0 else None
 
 
 def _plain(y, target):
