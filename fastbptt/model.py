@@ -527,7 +527,7 @@ class RNN:
         float
             The mean over all rows, however many are computed together.
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
     def read(
@@ -617,7 +617,7 @@ class RNN:
         True
         >>> model.vector = vector
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         given = self.read(x, y, lengths, criterion, sample_weight).together()
         network = Network(**self.config(), memory=self.network.memory.copy())
         gradient = network.new_gradient()
@@ -670,7 +670,7 @@ class RNN:
             With the names and shapes of :meth:`parameters`, and of these, whatever constraints
             there are.
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
         minibatch = self.read(x, y, lengths, criterion, sample_weight).together()
