@@ -365,10 +365,16 @@ class Network:
         lengths: np.ndarray | None = None,
         state: States | None = None,
         noise: Noise | None = None,
+        potentials: bool = False,
     ) -> list[np.ndarray]:
-        """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
-        passed = self.stack.forward(x, state, lengths=lengths, noise=noise)
-        return [self.stack.layer_outputs(passed, l) for l in range(self.stack.num_layers)]
+        """Each layer's states after every step, (T, B, D H), or potentials.
+
+        Other arguments are as for :meth:`outputs`.
+        """
+        stack = self.stack
+        passed = stack.forward(x, state, lengths=lengths, noise=noise, keep_v=potentials)
+        of_layer = stack.layer_potentials if potentials else stack.layer_outputs
+        return [of_layer(passed, l) for l in range(stack.num_layers)]
 
     def loss_and_gradient(
         self,

@@ -707,8 +707,8 @@ LAYERS = (
     {"_sequences", "_network"},
     {"_weights", "_sources", "datasets"},
     {"model"},
-    {"_storage", "diagnostics", "_exchange"},
-    {"training", "onnx", "_keras"},
+    {"_storage", "_exchange", "_fixed_points"},
+    {"training", "diagnostics", "onnx", "_keras"},
 )
 # RNN's methods import these when they are called.
 BY_METHODS = {"torch", "_keras"}
