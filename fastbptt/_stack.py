@@ -160,6 +160,9 @@ class Stack:
             lengths = _checks.lengths(lengths, T, B)
         of_v = (T + 1, B, self.hidden_size)[0 if keep_v else 1 :]
         passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
+        potentials, run = self._of_potential, find_backend(self.backend).forward
+        # What is left then was checked when it was read.
+        plain = self.leak is noise is h0 is over is None and x.ndim == 3
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
             if self.dropout and drawn is not None and l > 0:
@@ -169,14 +172,20 @@ class Stack:
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = np.empty(of_v, self.layers[i].b.dtype) if self._of_potential else None
+                if plain:
+                    v, h = None, np.empty((T + 1, B, self.hidden_size), below.dtype)
+                    h[0] = 0
+                    run(self.layers[i], passed.x[i], h, lengths, self.activation)
+                else:
+                    v = np.empty(of_v, self.layers[i].b.dtype) if potentials else None
+                    h = forward(
+                        self.layers[i], passed.x[i], None if h0 is None else h0[i],
+                        lengths=lengths, activation=self.activation, leak=self.leak,
+                        backend=self.backend, v=v,
+                        noise=None if noise is None else noise.of_layer(i),
+                        out=None if over is None else over[i][: T + 1],
+                    )  # fmt: skip
                 passed.v.append(v)
-                h = forward(
-                    self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
-                    activation=self.activation, leak=self.leak, backend=self.backend, v=v,
-                    noise=None if noise is None else noise.of_layer(i),
-                    out=None if over is None else over[i][: T + 1],
-                )  # fmt: skip
                 passed.h.append(h)
         if self.output_dropout and drawn is not None:
             passed.masks.append(scaled(drawn[:, -1], self.output_dropout, h.dtype))
@@ -327,9 +336,10 @@ class Stack:
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")
+        shape = B, self.hidden_size
         for i, a in enumerate(() if dlast is None else dlast):
-            if a is not None:
-                _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
+            if a is not None and (type(a), a.shape, a.dtype) != (np.ndarray, shape, dtype):
+                _checks.array(f"dlast[{i}]", a, dtype, shape, "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
         """What dropout keeps between layers and of the outputs, or None if it keeps all.

@@ -588,7 +588,7 @@ class RNN:
         >>> model.evaluate(x, y)  # the outputs are 0
         1.0
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
     def read(
@@ -678,7 +678,7 @@ class RNN:
         True
         >>> model.vector = vector
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         given = self.read(x, y, lengths, criterion, sample_weight).together()
         network = Network(**self.config(), memory=self.network.memory.copy())
         gradient = network.new_gradient()
@@ -744,7 +744,7 @@ class RNN:
         >>> loss, grads["b_y"]
         (1.0, array([-2.], dtype=float32))
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
         minibatch = self.read(x, y, lengths, criterion, sample_weight).together()
