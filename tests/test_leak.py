@@ -432,3 +432,22 @@ def test_docstring_examples():
     got = doctest.testmod(_leak)
     assert got.attempted
     assert not got.failed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(7, 16, 3), (3, 5, 40), (64, 33, 1), (300, 100, 17)], ids=str)
+def test_a_readout_by_the_functions_of_cells_has_the_same_bits(sizes, dtype, monkeypatch):
+    from fastbptt.kernels import _drivers
+
+    N, H, O = sizes
+    rng = np.random.default_rng(0)
+    W_y, b_y, h, dy = (
+        rng.standard_normal(shape).astype(dtype) for shape in ((H, O), O, (N, H), (N, O))
+    )
+    found = []
+    for cell in (True, False):  # of these alone there are compiled functions
+        there = {(direction, np.dtype(dtype), cell) for direction in ("forward", "backward")}
+        monkeypatch.setattr(_drivers, "_prepared_for", there)
+        found.append([fastbptt.readout(W_y, b_y, h), *fastbptt.readout_backward(W_y, h, dy)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -457,18 +457,36 @@ def _prepared(entry_point, worker, plan):
     return entry_point, worker, plan, int(plan["total"][0])
 
 
+_prepared_for = set()  # (direction, dtype, cell): of what calls there are compiled functions
+
+
+def _readouts_cell(direction, dtype, cell):
+    """The cell that a readout is to be: `cell`, which does as a plain one, or None for that.
+
+    Both give the same bits.  But a model that leaks, is noisy or reads tokens has no other use for
+    the functions for plain cells, whose compilation takes as long as all of its own.  On the way
+    back the readout comes first: what went forward says which.
+    """
+    cells = {(direction, dtype, True), ("forward", dtype, True)} & _prepared_for
+    return cell if cells and (direction, dtype, False) not in _prepared_for else None
+
+
 @functools.lru_cache(maxsize=1024)
 def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
     plan = plan_forward(B, I, H, R, dtype.itemsize, threads, cell, adds)
     worker = _forward_worker(dtype, _kind(plan, cell))
-    return _prepared(_forward_entry_point(dtype, cell), worker, plan)
+    prepared = _prepared(_forward_entry_point(dtype, cell), worker, plan)
+    _prepared_for.add(("forward", dtype, cell))
+    return prepared
 
 
 @functools.lru_cache(maxsize=1024)
 def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
     plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
     worker = _backward_worker(dtype, _kind(plan, cell))
-    return _prepared(_backward_entry_point(dtype, cell), worker, plan)
+    prepared = _prepared(_backward_entry_point(dtype, cell), worker, plan)
+    _prepared_for.add(("backward", dtype, cell))
+    return prepared
 
 
 def _kind(plan, cell):
@@ -575,7 +593,10 @@ def forward(
 def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> None:
     """See :func:`fastbptt.reference.readout`."""
     if len(h):
-        _run_forward((W_y, NO_W_h[y.dtype], b_y), h[None], y[None], None, "identity")
+        dtype = y.dtype
+        empty = NO_LEAK[dtype], NO_DX[dtype], NO_DX[dtype], NO_SCALE[dtype]
+        cell = _readouts_cell("forward", dtype, (0, *empty, 0, 0, 0, NO_TOKENS))
+        _run_forward((W_y, NO_W_h[dtype], b_y), h[None], y[None], None, "identity", cell)
 
 
 def _run_forward(params, x, h, lengths, activation, cell=None):
@@ -648,7 +669,9 @@ def readout_backward(
     dtype, dy = dy.dtype, dy[None]
     params, dparams = (W_y, NO_W_h[dtype], None), (dW_y, NO_W_h[dtype], db_y)
     dx = None if dh is None else dh[None]
-    _run_backward(params, h[None], dy, dy, True, dparams, dx, NO_DH0[dtype], None, "identity")
+    cell = _readouts_cell("backward", dtype, (0, NO_LEAK[dtype], NO_DH0[dtype], NO_TOKENS))
+    no_dh0 = NO_DH0[dtype]
+    _run_backward(params, h[None], dy, dy, True, dparams, dx, no_dh0, None, "identity", cell)
 
 
 def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activation, cell=None):
