@@ -54,21 +54,21 @@ def arrays(shape, dtype="float32"):
 
 
 @functools.cache
-def calls(shape, dtype="float32", backend="numba"):
+def calls(shape, dtype="float32"):
     """A forward and a backward as functions of no arguments, compiled and called before.
 
     They write to the same memory each time: fresh pages cost more than short calls.
     """
     params, x, dh = arrays(shape, dtype)
     params = fastbptt.Params(*params)
-    h = fastbptt.forward(params, x, backend=backend)
-    gradients = fastbptt.backward(params, x, h, dh, backend=backend)
+    h = fastbptt.forward(params, x)
+    gradients = fastbptt.backward(params, x, h, dh)
 
     def forward():
-        fastbptt.forward(params, x, backend=backend, out=h)
+        fastbptt.forward(params, x, out=h)
 
     def backward():
-        fastbptt.backward(params, x, h, dh, backend=backend, out=gradients)
+        fastbptt.backward(params, x, h, dh, out=gradients)
 
     for _ in range(2):
         forward()
@@ -102,6 +102,18 @@ def take_turns(calls, turns=10, pause=0.0):
             time.sleep(pause)
             least[i] = min(least[i], least_seconds(call))
     return least
+
+
+def shown(name, unit=None):
+    """The name, and the unit, by which asv shows a benchmark."""
+
+    def mark(function):
+        function.pretty_name = name
+        if unit is not None:
+            function.unit = unit
+        return function
+
+    return mark
 
 
 def need(*modules):

@@ -14,7 +14,7 @@ import numpy as np
 
 import fastbptt
 
-from .common import arrays, need, need_fastbptt, sizes, take_turns
+from .common import arrays, need, need_fastbptt, shown, sizes, take_turns
 from .rivals import PAUSE, equal_threads
 
 SHAPES = "100 64 6 64", "200 64 85 256", "150 32 4 100", "500 20 3 128"  # T B I H
@@ -147,7 +147,6 @@ class Rivals:
     """Our time over that of a loop over time in torch, of a scan in JAX, and of our plain layer."""
 
     version, timeout = "1", 300
-    unit = "of their time"
     param_names = "library", "T B I H"
     params = ("torch", "jax", "plain"), SHAPES[:3:2]
 
@@ -156,6 +155,7 @@ class Rivals:
         if library != "plain":
             need(library)
 
+    @shown("Leaky, noisy layer: our time over theirs", "of their time")
     def track_share_of_time(self, library, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt", shape), step(library, shape)), 4, PAUSE)

@@ -9,7 +9,7 @@ import numpy as np
 
 import fastbptt
 
-from .common import arrays, need, take_turns
+from .common import arrays, need, shown, take_turns
 
 # An idle thread of OpenBLAS spins for about 0.1 s after a product, and whoever comes next gets less
 # of the machine: within one process each library waits for it to end.
@@ -141,13 +141,13 @@ class Rivals:
     """
 
     version, timeout = "1", 300
-    unit = "of their time"
     param_names = "library", "T B I H"
     params = ("numpy", "torch", "jax"), ("10 32 3 16", "100 64 64 128")
 
     def setup(self, library, shape):
         need(library)
 
+    @shown("Layer: our time over theirs", "of their time")
     def track_share_of_time(self, library, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt", shape), step(library, shape)), 4, PAUSE)
@@ -158,13 +158,13 @@ class InJax:
     """The time of `fastbptt.jax.rnn` over that of a `lax.scan`, both within `jit`."""
 
     version, timeout = "1", 300
-    unit = "of lax.scan's time"
     param_names = ("T B I H",)
     params = (("50 32 32 64", "100 64 64 128"),)
 
     def setup(self, shape):
         need("jax", "fastbptt.jax")
 
+    @shown("Layer in JAX: our time over lax.scan's", "of lax.scan's time")
     def track_share_of_time(self, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt.jax", shape), step("jax", shape)), 4, PAUSE)
