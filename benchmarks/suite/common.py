@@ -22,8 +22,13 @@ SHAPES = (
     "784 128 1 128",
     "200 256 16 32",
     "1000 1 8 64",
+    "50 16 1024 1500",
+    "40 24 160 160",
+    "20 2048 8 24",
+    "200 1 64 512",
 )
-TINY, SINGLE = SHAPES[0], SHAPES[-1]
+TINY, SINGLE = SHAPES[0], "1000 1 8 64"
+SIZES = "T time steps, B sequences, I inputs, H hidden units"
 # What runs over commits, and in CI, where every case is a process of a second: a short call on one
 # thread, thin inputs with a size that is not a multiple of a tile, whole tiles.
 WATCHED = "10 32 3 16", "64 20 1 50", "100 64 64 128"

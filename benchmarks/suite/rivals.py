@@ -3,12 +3,15 @@
 NumPy is used with care: one product for all inputs, one for each weight gradient.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 
 import numpy as np
 
 import fastbptt
 
+from . import onednn
 from .common import arrays, need, shown, take_turns
 
 # An idle thread of OpenBLAS spins for about 0.1 s after a product, and whoever comes next gets less
@@ -113,8 +116,18 @@ LIBRARIES = {
     "numpy": with_numpy,
     "torch": with_torch,
     "jax": with_jax,
+    "onednn": onednn.with_onednn,
     "fastbptt.jax": with_fastbptt_in_jax,
 }
+
+
+def version(library):
+    """That of an installed library, by its name above; None if it is not installed."""
+    if library == "fastbptt":  # perhaps a checkout
+        return fastbptt.__version__
+    if library == "onednn":
+        return onednn.version()
+    return importlib.metadata.version(library) if importlib.util.find_spec(library) else None
 
 
 def step(library, shape, dtype="float32"):
@@ -142,10 +155,11 @@ class Rivals:
 
     version, timeout = "1", 300
     param_names = "library", "T B I H"
-    params = ("numpy", "torch", "jax"), ("10 32 3 16", "100 64 64 128")
+    params = ("numpy", "torch", "jax", "onednn"), ("10 32 3 16", "100 64 64 128")
 
     def setup(self, library, shape):
-        need(library)
+        if version(library) is None:
+            raise NotImplementedError(f"{library} is not installed")
 
     @shown("Layer: our time over theirs", "of their time")
     def track_share_of_time(self, library, shape):
