@@ -96,16 +96,17 @@ def least_seconds(call, together=0.02):
             return least
 
 
-def take_turns(calls, turns=10, pause=0.0):
+def take_turns(calls, turns=10, pause=0.0, together=0.02):
     """The least seconds of each call, taken in turns: what disturbs one disturbs the others.
 
-    `pause` seconds pass before every turn, so that the threads of the one before come to rest.
+    `pause` seconds pass before every turn, so that the threads of the one before come to rest.  A
+    turn is of calls that take `together` seconds.
     """
     least = [float("inf")] * len(calls)
     for _ in range(turns):
         for i, call in enumerate(calls):
             time.sleep(pause)
-            least[i] = min(least[i], least_seconds(call))
+            least[i] = min(least[i], least_seconds(call, together))
     return least
 
 
