@@ -4,8 +4,9 @@
 
 A call is planned for so many threads.  Then each worker's share of it runs alone, on one core: its
 pieces of packing, its blocks or its share of the units, its part of the weight and input gradients,
-with nobody to wait for.  What the slowest worker of each phase takes is what the phase would take.
-Added is what it costs to work together, measured with two threads here:
+with nobody to wait for, and its thread's own clock tells how long that takes.  What the slowest
+worker of each phase takes is what the phase would take.  Added is what it costs to work together,
+measured with two threads here:
 
 - to start and end the parallel loop: what it takes with two, for every doubling of the threads;
 - a meeting of n workers, after a step that is cut into shares and where a phase waits for another:
@@ -22,6 +23,7 @@ hold the prediction for two against.
 import argparse
 import functools
 import math
+import time
 from typing import NamedTuple
 
 import numba
@@ -73,9 +75,9 @@ from .suite.common import TINY, arrays, calls, operations, sizes, take_turns
 
 SHAPES = "100 32 256 512", "100 64 128 256", "50 128 512 1024", "200 256 16 32"  # T B I H
 THREADS = 2, 4, 8, 16, 32, 64
-TURNS, ROUNDS = 3, 30
-MEETINGS = 100  # that are timed together
-NUMBERS = 1 << 13  # int64, in an array that two threads exchange
+TURNS, ROUNDS = 5, 100
+FEW, MANY = 20, 60  # meetings in a row
+NUMBERS = 1 << 11  # int64, in an array that two threads exchange
 
 
 # Shares: pieces are dealt out evenly, and every worker has those of its slot.
@@ -195,7 +197,8 @@ def _parts(run, call, task, dtype, check):
     if call.plan["shares"][0] == 1:  # with shares, nobody has waited for the others' numbers
         check()
     timed = [functools.partial(part.ctypes, at, slot) for part in parts for slot in range(threads)]
-    return np.array(take_turns(timed, TURNS, together=2e-3)).reshape(len(parts), threads)
+    seconds = take_turns(timed, TURNS, together=1e-3, clock=time.thread_time)
+    return np.array(seconds).reshape(len(parts), threads)
 
 
 class Share(NamedTuple):
@@ -263,8 +266,12 @@ def backward_share(shape, dtype, threads):
         its = groups if plan["teams"][0] == 1 else 1
         meetings[members] = meetings.get(members, 0) + 2 * blocks * its
         rows = T * plan["group"][0] * its * dtype.itemsize
-        # dz, h and x of others' rows or units, for the weight gradients; once for each panel
-        read += rows * (H + H + I) * (members - 1) / members
+        # For weight gradients: panels of dz, and parts of h and x; for inputs' gradients: rows of dz.
+        panels, parts, row_parts = (int(plan[k][0]) for k in ("h_panels", "parts", "row_parts"))
+        units = math.ceil(panels * parts / members)
+        columns = min(units, panels) / panels * H + min(units, parts) / parts * (H + I)
+        columns += math.ceil(row_parts / members) / row_parts * H
+        read += rows * columns * (members - 1) / members
         if shares > 1:
             meetings[shares] = meetings.get(shares, 0) + T * its
             read += rows / plan["splits"][0] * H * (shares - 1) / shares
@@ -278,11 +285,12 @@ def _meeting_worker(source):
     def worker(counters, slot):
         """Meetings of `count` workers: slot 0 is one of them, slot 1 all others."""
         source  # noqa: B018
-        count, words, total = get(counters, 0), get(counters, 1), 0
+        count, meetings, words = get(counters, 0), get(counters, 1), get(counters, 2)
+        total = 0
         shares = offset(counters, LINE // 8)
         data = offset(shares, 64 * SHARE_COUNTERS * LINE // 8)
         orphans = ((1 << count) - 1) & ~3 if slot == 1 else 0
-        for step in range(1, MEETINGS + 1):
+        for step in range(1, meetings + 1):
             # Two halves and two arrays by turns, as states of this step and of the next.
             array = offset(data, step % 2 * NUMBERS)
             turn = first_turn(shares, count, slot, step, orphans)
@@ -331,18 +339,23 @@ def together(counts):
     numba.set_num_threads(2)
     memory = np.zeros(LINE // 8 + 64 * SHARE_COUNTERS * LINE // 8 + 2 * NUMBERS + 16, np.int64)
 
-    def launch(worker, count, words):
+    def launch(worker, *numbers):
         memory[:] = 0
-        memory[:2] = count, words
+        memory[: len(numbers)] = numbers
         _threads.launch(worker.address, memory.ctypes.data, 2)
 
-    made = [functools.partial(launch, nothing, 2, 0)]
-    made += [functools.partial(launch, meeting, count, 0) for count in counts]
-    made.append(functools.partial(launch, meeting, 2, NUMBERS))
-    empty, *met, exchanging = take_turns(made, ROUNDS)
-    found = {n: (seconds - empty) / MEETINGS for n, seconds in zip(counts, met, strict=True)}
-    byte = max((exchanging - met[0]) / MEETINGS / (NUMBERS * 8 / 2), 0.0)
-    return Together(empty, found, byte)
+    kinds = [(count, 0) for count in counts] + [(2, NUMBERS)]
+    timed = [functools.partial(launch, nothing)]
+    timed += [
+        functools.partial(launch, meeting, count, meetings, words)
+        for count, words in kinds
+        for meetings in (FEW, MANY)
+    ]
+    loop, *seconds = take_turns(timed, ROUNDS, together=0.01)
+    # Without what passes until the second thread has come.
+    *met, exchanging = np.diff(np.reshape(seconds, (-1, 2)))[:, 0] / (MANY - FEW)
+    byte = max((exchanging - met[0]) / (8 * NUMBERS / 2), 0.0)
+    return Together(loop, dict(zip(counts, met, strict=True)), byte)
 
 
 def main():

@@ -81,22 +81,22 @@ def calls(shape, dtype="float32"):
     return forward, backward
 
 
-def least_seconds(call, together=0.02):
+def least_seconds(call, together=0.02, clock=time.perf_counter):
     """Seconds of the shortest of as many calls as take `together` seconds, at least one.
 
     Not their mean: whatever else the machine does can only make a call longer.
     """
-    least, end = float("inf"), time.perf_counter() + together
+    least, end = float("inf"), clock() + together
     while True:
-        start = time.perf_counter()
+        start = clock()
         call()
-        now = time.perf_counter()
+        now = clock()
         least = min(least, now - start)
         if now >= end:
             return least
 
 
-def take_turns(calls, turns=10, pause=0.0, together=0.02):
+def take_turns(calls, turns=10, pause=0.0, together=0.02, clock=time.perf_counter):
     """The least seconds of each call, taken in turns: what disturbs one disturbs the others.
 
     `pause` seconds pass before every turn, so that the threads of the one before come to rest.  A
@@ -106,7 +106,7 @@ def take_turns(calls, turns=10, pause=0.0, together=0.02):
     for _ in range(turns):
         for i, call in enumerate(calls):
             time.sleep(pause)
-            least[i] = min(least[i], least_seconds(call, together))
+            least[i] = min(least[i], least_seconds(call, together, clock))
     return least
 
 
