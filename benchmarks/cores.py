@@ -266,7 +266,7 @@ def backward_share(shape, dtype, threads):
         its = groups if plan["teams"][0] == 1 else 1
         meetings[members] = meetings.get(members, 0) + 2 * blocks * its
         rows = T * plan["group"][0] * its * dtype.itemsize
-        # For weight gradients: panels of dz, and parts of h and x; for inputs' gradients: rows of dz.
+        # For weight gradients panels of dz, and parts of h and x; for those of inputs rows of dz.
         panels, parts, row_parts = (int(plan[k][0]) for k in ("h_panels", "parts", "row_parts"))
         units = math.ceil(panels * parts / members)
         columns = min(units, panels) / panels * H + min(units, parts) / parts * (H + I)
