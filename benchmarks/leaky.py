@@ -1,6 +1,6 @@
 """A noisy, leaky layer under Dale's law: fastbptt, a loop in PyTorch, a scan in JAX.
 
-    python -m benchmarks.leaky [--rounds 3] [--alone fastbptt|plain|torch|jax] [shape ...]
+    python -m benchmarks.leaky [--rounds 3] [--alone KIND] [shape ...]
 
 Checks that all compute the same gradients if they are given the same noise, then prints a table:
 each of those installed in processes of its own, by turns, the least times of several rounds, and
@@ -24,6 +24,7 @@ NAMES = {
     "fastbptt": "fastbptt",
     "plain": "plain layer",
     "torch": "PyTorch loop",
+    "torch.hoisted": "with care",
     "jax": "JAX scan",
 }
 
@@ -51,7 +52,8 @@ def main():
             print(*take_turns((step(args.alone, shape),), TURNS), flush=True)
         return
 
-    kinds = [kind for kind in KINDS if kind == "plain" or importlib.util.find_spec(kind)]
+    needed = {"plain": "fastbptt", "torch.hoisted": "torch"}
+    kinds = [kind for kind in KINDS if importlib.util.find_spec(needed.get(kind, kind))]
     for kind in kinds[2:]:
         worst = max(apart(kind, shape) for shape in args.shapes)
         print(f"{NAMES[kind]}: gradients within {worst:.1e} of ours, given the same noise")

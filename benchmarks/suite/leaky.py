@@ -4,8 +4,10 @@
     W_h = signs |theta|
 
 Forward and backward with every gradient, that of theta in place of W_h's, with noise drawn anew in
-each call.  The others are written with care: torch and JAX add up all that does not depend on the
-states, noise included, before their loop over time begins.
+each call.  "torch" is a loop over time with all of a step inside it, the weights' signs too, as in
+the code to Yang and Wang 2020 ("Artificial neural networks for neuroscientists: a primer");
+"torch.hoisted" and "jax" are written with care: what does not depend on the states, noise included,
+is computed for all steps before the loop begins.
 """
 
 import functools
@@ -65,7 +67,7 @@ def with_plain(shape, noise):
     return run
 
 
-def with_torch(shape, noise):
+def with_torch(shape, noise, hoisted=False):
     import torch
 
     _, x, dh = arrays(shape)
@@ -79,17 +81,27 @@ def with_torch(shape, noise):
         W_x, theta, b, x = trained
         for a in trained:
             a.grad = None
-        W_h = theta.abs() * signs
-        added = SCALE * torch.randn_like(gradient) if given is None else given
-        z = x @ W_x + b + added
-        h, states = torch.zeros_like(z[0]), []
-        for z_t in z:  # unbinds once, and so goes back to z once
-            h = (1 - ALPHA) * h + ALPHA * torch.relu(torch.addmm(z_t, h, W_h))
-            states.append(h)
+        h, states = torch.zeros_like(gradient[0]), []
+        if hoisted:
+            W_h = theta.abs() * signs
+            added = SCALE * torch.randn_like(gradient) if given is None else given
+            for z_t in x @ W_x + b + added:
+                h = (1 - ALPHA) * h + ALPHA * torch.relu(torch.addmm(z_t, h, W_h))
+                states.append(h)
+        else:
+            for t, x_t in enumerate(x):
+                W_h = theta.abs() * signs
+                added = SCALE * torch.randn_like(h) if given is None else given[t]
+                h = (1 - ALPHA) * h + ALPHA * torch.relu(x_t @ W_x + h @ W_h + b + added)
+                states.append(h)
         torch.stack(states).backward(gradient)
         return [a.grad for a in trained]
 
     return run
+
+
+def with_torch_hoisted(shape, noise):
+    return with_torch(shape, noise, hoisted=True)
 
 
 def with_jax(shape, noise):
@@ -123,6 +135,7 @@ KINDS = {
     "fastbptt": with_fastbptt,
     "plain": with_plain,
     "torch": with_torch,
+    "torch.hoisted": with_torch_hoisted,
     "jax": with_jax,
 }
 
@@ -148,12 +161,12 @@ class Rivals:
 
     version, timeout = "1", 300
     param_names = "library", "T B I H"
-    params = ("torch", "jax", "plain"), SHAPES[:3:2]
+    params = ("torch", "torch.hoisted", "jax", "plain"), SHAPES[:3:2]
 
     def setup(self, library, shape):
         need_fastbptt("Leak", "Noise", "Constraints")
         if library != "plain":
-            need(library)
+            need(library.partition(".")[0])
 
     @shown("Leaky, noisy layer: our time over theirs", "of their time")
     def track_share_of_time(self, library, shape):
