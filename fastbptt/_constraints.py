@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt._draws import product
 from fastbptt._names import with_our_names
 from fastbptt._penalties import matching
 from fastbptt.rnn import Backend, find_backend, init_params
@@ -85,6 +86,9 @@ class Constraints:
     - W_h is then scaled to have the spectral radius that the model was given, or 1;
     - of low rank: M has orthonormal columns and N = M Q with a random orthogonal Q, so that R
       eigenvalues have the absolute value 1, as all have of an orthogonal W_h; this is scaled too.
+
+    A seed gives the same bits on every CPU for low rank.  A spectral radius is LAPACK's, and gamma
+    draws take the C library's logarithm: with masks and signs W_h may differ in its last bits.
 
     A weight of a theta that is 0 has the gradient of a positive one, with "abs".
 
@@ -411,7 +415,7 @@ class LowRank:
         Q = init_params(1, R, dtype=W.dtype, seed=rng).W_h
         scale = math.sqrt(1.0 if radius is None else radius)
         M[...] = scale * W[:, :R]
-        N[...] = M @ Q
+        N[...] = product(M, Q)
         self.fill(theta, W)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt.losses import IGNORED, LOSSES, attribute, cross_entropy, reduction
+from fastbptt.rnn import Backend, find_backend
 
 OPTIONAL = "mask", "weight"
 
@@ -19,6 +20,8 @@ class Criterion:
     Parameters
     ----------
     loss : str or callable
+    backend : {"numba", "numpy"}, default "numpy"
+        "numba" has some losses compiled, for minibatches without padding.
 
     Attributes
     ----------
@@ -44,7 +47,7 @@ class Criterion:
     of_rows: bool
     ignored: int | None
 
-    def __init__(self, loss: str | Callable[..., Any]) -> None:
+    def __init__(self, loss: str | Callable[..., Any], backend: Backend = "numpy") -> None:
         if not callable(loss):
             loss = LOSSES[_checks.one_of("loss", loss, LOSSES)]
         inner, settings = loss, {}
@@ -65,6 +68,10 @@ class Criterion:
             self.ignored = _checks.integer("ignored", self.ignored, -(2**63))
         if self.of_rows:  # what it ignores has weight 0 already
             self.compute = functools.partial(loss, ignored=None)
+        if ours and settings.keys() <= {"ignored"}:
+            compiled = getattr(find_backend(backend), inner.__name__, None)
+            if compiled is not None:
+                self.compute = _with_compiled(compiled, self.compute)
 
     def _own(
         self,
@@ -109,6 +116,21 @@ class Criterion:
             raise TypeError(f"value of loss {self.name} is {value!r}, expected a number")
         _checks.array(f"dy of loss {self.name}", dy, y.dtype, y.shape, "as y has", "y")
         return float(number), dy
+
+
+def _with_compiled(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss that a compiled one computes where it does, with no mask."""
+
+    def compute(
+        y: np.ndarray,
+        target: np.ndarray,
+        mask: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+    ) -> tuple[float, np.ndarray]:
+        found = compiled(y, target, weight) if mask is None else None
+        return plain(y, target, mask, weight) if found is None else found
+
+    return compute
 
 
 def _wanted(loss: Callable[..., Any], name: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastbptt import _checks
+from fastbptt.reference import _FUNCTIONS, _recovered
 
 Of = Literal["rate", "potential"]
 FORMS = "rate", "potential"
@@ -116,6 +117,35 @@ class Leak:
     def __repr__(self) -> str:
         alpha = np.asarray(self.alpha).tolist()
         return f"Leak({alpha!r}, of={self.of!r})"
+
+
+def slopes(
+    h: np.ndarray, activation: str, leak: Leak | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far a layer's state s_t, which is h_t or v_t, follows what it is computed from.
+
+    .. math::
+        p_t = ds_t/dz_t \\qquad q_t = dh_t/ds_t \\qquad k = 1 - \\alpha
+
+        ds_t/ds_{t-1} = \\mathrm{diag}(k) + \\mathrm{diag}(p_t) W_h^T \\mathrm{diag}(q_{t-1})
+
+    Parameters
+    ----------
+    h : ndarray, (T + 1, B, H)
+        States, of rates or potentials.
+
+    Returns
+    -------
+    p, q, k : ndarray, (T, B, H), (T + 1, B, H), (H,)
+        ``p[0]`` is that of t = 1.
+    """
+    _, df, *bounds = _FUNCTIONS[activation]
+    H = h.shape[-1]
+    alpha, of = (leak and leak.of_units(H, h.dtype)) or (np.ones(H, h.dtype), None)
+    if of == "potential":
+        return np.broadcast_to(alpha, h[1:].shape), df(h), 1 - alpha
+    f = _recovered(h[1:], h[:-1], alpha, *bounds) if of == "rate" else h[1:]
+    return alpha * df(f), np.ones_like(h), 1 - alpha
 
 
 def _real(name: str, value: npt.ArrayLike) -> np.ndarray:

@@ -21,11 +21,12 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._constraints import Constraints, Entries, LowRank
+from fastbptt._draws import draw_uniform
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise
 from fastbptt._stack import Pass, Shape, Stack, States, as_layers, layer_shapes, scaled
 from fastbptt.checkpointed import Start, backward_windows, forward_windows, window_size
-from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params, readout
+from fastbptt.rnn import Activation, Backend, Params, find_backend, init_params
 
 # Elements of the states that `Network.outputs` keeps at a time, 32 MiB of float32.
 KEPT_STATES = 8 << 20
@@ -219,8 +220,7 @@ class Network:
             drawn = init_params(*params.W_x.shape, dtype=self.vector.dtype, seed=rng)
             for a, its_drawn in zip(params, drawn, strict=True):
                 a[...] = its_drawn
-        limit = math.sqrt(6 / sum(W_y.shape))
-        W_y[...] = rng.uniform(-limit, limit, W_y.shape)
+        W_y[...] = draw_uniform(rng, math.sqrt(6 / sum(W_y.shape)), W_y.shape)
         b_y[...] = 0
         for h0 in self.weights.h0:
             h0[...] = 0
@@ -365,10 +365,16 @@ class Network:
         lengths: np.ndarray | None = None,
         state: States | None = None,
         noise: Noise | None = None,
+        potentials: bool = False,
     ) -> list[np.ndarray]:
-        """Each layer's states after every step, (T, B, D H); arguments as for :meth:`outputs`."""
-        passed = self.stack.forward(x, state, lengths=lengths, noise=noise)
-        return [self.stack.layer_outputs(passed, l) for l in range(self.stack.num_layers)]
+        """Each layer's states after every step, (T, B, D H), or potentials.
+
+        Other arguments are as for :meth:`outputs`.
+        """
+        stack = self.stack
+        passed = stack.forward(x, state, lengths=lengths, noise=noise, keep_v=potentials)
+        of_layer = stack.layer_potentials if potentials else stack.layer_outputs
+        return [of_layer(passed, l) for l in range(stack.num_layers)]
 
     def loss_and_gradient(
         self,
@@ -429,7 +435,6 @@ class Network:
             units = len(self.stack.layers) * self.stack.hidden_size
             dstates = 2 * activity_l2 / max(steps * units, 1)
         given = (target, mask) if weight is None else (target, mask, weight)
-        first = np.full(x.shape[1], state is None) if begins is None else begins
         noise = self.draw_noise(rng)
         if not checkpointed:
             passed = self.stack.forward(x, state, lengths=lengths, rng=rng, noise=noise)
@@ -443,7 +448,7 @@ class Network:
             *_, dh0 = self.stack.backward(
                 passed, *ends, dstates=dstates, need_dx=False, out=gradient.layers
             )
-            _sum_of(dh0, first, gradient.h0)
+            _sum_of(dh0, begins, state is None, gradient.h0)
             return value, gradient.vector, last
 
         starts: list[Start] = []
@@ -469,7 +474,7 @@ class Network:
             self.stack, x, starts, doutputs, dlast, lengths=lengths, steps=window_size(len(x)),
             dstates=dstates, need_dx=False, out=gradient.layers,
         )  # fmt: skip
-        _sum_of(dh0, first, gradient.h0)
+        _sum_of(dh0, begins, state is None, gradient.h0)
         return value, gradient.vector, last
 
     def gradient_at_ends(
@@ -517,10 +522,16 @@ class Network:
             return dtop, None
         D, H = self.stack.directions, self.stack.hidden_size
         below = [None] * (len(self.stack.layers) - D)
+        if D == 1:
+            return None, [*below, dtop]
         return None, [*below, *(dtop[:, d * H : (d + 1) * H] for d in range(D))]
 
     def _read(self, top: np.ndarray) -> np.ndarray:
-        return readout(self.weights.W_y, self.weights.b_y, top, backend=self.backend)
+        W_y, b_y = self.weights.W_y, self.weights.b_y
+        H, O = W_y.shape
+        y = np.empty((*top.shape[:-1], O), top.dtype)
+        find_backend(self.backend).readout(W_y, b_y, top.reshape(-1, H), y.reshape(-1, O))
+        return y
 
     def _read_backward(
         self,
@@ -544,7 +555,13 @@ class Network:
         return dtop
 
 
-def _sum_of(dh0: Sequence[np.ndarray], first: np.ndarray, out: Sequence[np.ndarray]) -> None:
-    """Sum the gradients of initial states, (B, H), over the sequences that begin with them."""
+def _sum_of(
+    dh0: Sequence[np.ndarray], begins: np.ndarray | None, all_begin: bool, out: Sequence[np.ndarray]
+) -> None:
+    """Sum the gradients of initial states, (B, H), over the sequences that begin with them.
+
+    Those are `begins`, or if that is None all or none.
+    """
     for a, its_dh0 in zip(out, dh0, strict=False):  # no out where they are not trained
+        first = np.full(len(its_dh0), all_begin) if begins is None else begins
         np.add.reduce(its_dh0[first], axis=0, out=a)

@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbptt import _checks
 from fastbptt._criterion import Criterion
 
+# Bytes of a sequence up to which one is copied as a whole.
+MOST_BYTES = 8 << 10
+
 
 class Sequences:
     """N sequences whose steps lie one after another in one array.
@@ -42,6 +45,8 @@ class Sequences:
         self.lengths: np.ndarray = lengths
         self.padded: int | None = padded
         self._alike = len(lengths) == 0 or bool((lengths == lengths[0]).all())
+        self._longest = int(lengths.max(initial=0))
+        self._rows = _rows(steps, starts, self._longest) if self._alike else None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -51,10 +56,20 @@ class Sequences:
 
     def window(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
         """Of some sequences so many steps from `first`, counted from 0, or as many as there are."""
-        T = int((self.lengths if self._alike else self.lengths[index]).max(initial=0))
+        T = self.longest(index)
         last = T if steps is None else min(first + steps, T)
         t = np.arange(first, last if len(index) else first)[:, np.newaxis]
         return self.steps.take(self.starts[index] + t, axis=0, mode="clip")
+
+    def inputs(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> np.ndarray:
+        """As :meth:`window`, in whatever memory layout costs least: kernels take any."""
+        if self._rows is None or first or steps is not None or not len(index):
+            return self.window(index, first, steps)
+        return self._rows.take(index, axis=0).swapaxes(0, 1)
+
+    def longest(self, index: np.ndarray) -> int:
+        """The largest length of some sequences."""
+        return self._longest if self._alike else int(self.lengths[index].max(initial=0))
 
     def contains(self, value: int) -> bool:
         """Whether a step that counts has this value."""
@@ -90,6 +105,15 @@ class Sequences:
         """Copy what was found for some sequences, (T, B, size), to their places."""
         for b, n in enumerate(index):
             outputs[n][: self.lengths[n]] = found[: self.lengths[n], b]
+
+
+def _rows(steps: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray | None:
+    """Steps as an array (N, T, ...), if sequences of T steps lie close together and are short."""
+    # Of longer ones, the rows of a step would lie in so many pages, and in few sets of a cache.
+    short = 0 < T * steps[:1].nbytes <= MOST_BYTES
+    if not short or not (starts == starts[0] + np.arange(len(starts)) * T).all():
+        return None
+    return steps[starts[0] :][: len(starts) * T].reshape(-1, T, *steps.shape[1:])
 
 
 class OnDisk(Sequences):

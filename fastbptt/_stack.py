@@ -6,7 +6,7 @@ business; :mod:`fastbptt._network` adds that.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Pass(NamedTuple):
         States.
     masks : list of (ndarray, (T, B, D H), or None)
         What dropout multiplied each layer's inputs by; and then the outputs, if it did.
-    v : list of (ndarray, (B, H), or None)
-        Last potentials, where the leak is of these.
+    v : list of (ndarray, (B, H) or (T + 1, B, H), or None)
+        Potentials, where the leak is of these: the last ones, or all.
     """
 
     lengths: np.ndarray | None
@@ -52,7 +52,8 @@ class Pass(NamedTuple):
 
         Copies, which do not keep all others in memory.
         """
-        return [h[-1].copy() if v is None else v for h, v in zip(self.h, self.v, strict=True)]
+        carried = (h if v is None else v for h, v in zip(self.h, self.v, strict=True))
+        return [a if a.ndim == 2 else a[-1].copy() for a in carried]
 
 
 class StackGradients(NamedTuple):
@@ -126,6 +127,7 @@ class Stack:
         rng: np.random.Generator | None = None,
         noise: Noise | None = None,
         over: list[np.ndarray] | None = None,
+        keep_v: bool = False,
     ) -> Pass:
         """Run through all steps.
 
@@ -144,6 +146,8 @@ class Stack:
         over : list of ndarray, optional
             `h` of an earlier pass of as many steps or more, to write the states over: new memory
             costs time at first use.
+        keep_v : bool, default False
+            Keep all potentials, not the last ones alone.
 
         Returns
         -------
@@ -154,7 +158,11 @@ class Stack:
             h0 = [np.repeat(a[np.newaxis], B, axis=0) for a in self.initial]
         if lengths is not None:
             lengths = _checks.lengths(lengths, T, B)
+        of_v = (T + 1, B, self.hidden_size)[0 if keep_v else 1 :]
         passed, drawn = Pass(lengths, [], [], [], []), self._draw(x, rng)
+        potentials, run = self._of_potential, find_backend(self.backend).forward
+        # What is left then was checked when it was read.
+        plain = self.leak is noise is h0 is over is None and x.ndim == 3
         for l in range(self.num_layers):
             below, mask = (x if l == 0 else self.outputs(passed)), None
             if self.dropout and drawn is not None and l > 0:
@@ -164,18 +172,20 @@ class Stack:
             for d in range(D):
                 i = l * D + d
                 passed.x.append(below if d == 0 else reverse(below, lengths))
-                v = (
-                    np.empty((B, self.hidden_size), self.layers[i].b.dtype)
-                    if self._of_potential
-                    else None
-                )
+                if plain:
+                    v, h = None, np.empty((T + 1, B, self.hidden_size), below.dtype)
+                    h[0] = 0
+                    run(self.layers[i], passed.x[i], h, lengths, self.activation)
+                else:
+                    v = np.empty(of_v, self.layers[i].b.dtype) if potentials else None
+                    h = forward(
+                        self.layers[i], passed.x[i], None if h0 is None else h0[i],
+                        lengths=lengths, activation=self.activation, leak=self.leak,
+                        backend=self.backend, v=v,
+                        noise=None if noise is None else noise.of_layer(i),
+                        out=None if over is None else over[i][: T + 1],
+                    )  # fmt: skip
                 passed.v.append(v)
-                h = forward(
-                    self.layers[i], passed.x[i], None if h0 is None else h0[i], lengths=lengths,
-                    activation=self.activation, leak=self.leak, backend=self.backend, v=v,
-                    noise=None if noise is None else noise.of_layer(i),
-                    out=None if over is None else over[i][: T + 1],
-                )  # fmt: skip
                 passed.h.append(h)
         if self.output_dropout and drawn is not None:
             passed.masks.append(scaled(drawn[:, -1], self.output_dropout, h.dtype))
@@ -200,11 +210,20 @@ class Stack:
 
     def layer_outputs(self, passed: Pass, layer: int) -> np.ndarray:
         """A layer's states after every step, (T, B, D H), of both directions side by side."""
+        return self._side_by_side(passed.h, layer, passed.lengths)
+
+    def layer_potentials(self, passed: Pass, layer: int) -> np.ndarray:
+        """As :meth:`layer_outputs`, of potentials, if the pass kept them."""
+        return self._side_by_side(passed.v, layer, passed.lengths)
+
+    def _side_by_side(
+        self, of_layers: Sequence[Any], layer: int, lengths: np.ndarray | None
+    ) -> np.ndarray:
         D = self.directions
-        h = passed.h[layer * D : (layer + 1) * D]
+        h = of_layers[layer * D : (layer + 1) * D]
         if D == 1:
             return h[0][1:]
-        return np.concatenate([h[0][1:], reverse(h[1][1:], passed.lengths)], axis=2)
+        return np.concatenate([h[0][1:], reverse(h[1][1:], lengths)], axis=2)
 
     def outputs(self, passed: Pass) -> np.ndarray:
         """:meth:`layer_outputs` of the topmost layer come to, (T, B, D H).
@@ -317,9 +336,10 @@ class Stack:
         if doutputs is not None:
             shape = T, B, self.directions * self.hidden_size
             _checks.array("doutputs", doutputs, dtype, shape, "(T, B, D H)")
+        shape = B, self.hidden_size
         for i, a in enumerate(() if dlast is None else dlast):
-            if a is not None:
-                _checks.array(f"dlast[{i}]", a, dtype, (B, self.hidden_size), "(B, H)")
+            if a is not None and (type(a), a.shape, a.dtype) != (np.ndarray, shape, dtype):
+                _checks.array(f"dlast[{i}]", a, dtype, shape, "(B, H)")
 
     def _draw(self, x: np.ndarray, rng: np.random.Generator | None) -> np.ndarray | None:
         """What dropout keeps between layers and of the outputs, or None if it keeps all.

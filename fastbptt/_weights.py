@@ -76,7 +76,7 @@ class Data(NamedTuple):
 
     def minibatch(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Minibatch:
         """Some of the sequences, to compute with; or for output "all" a window of their steps."""
-        x, lengths = self.x.window(index, first, steps), self.x.lengths_of(index)
+        x, lengths = self.x.inputs(index, first, steps), self.x.lengths_of(index)
         if steps is not None and lengths is not None:
             lengths = np.clip(lengths - first, 0, len(x))
         weight = None if self.weight is None else _window(self.weight, index, first, steps)
@@ -84,7 +84,7 @@ class Data(NamedTuple):
 
     def extent(self, index: np.ndarray, first: int = 0, steps: int | None = None) -> Extent:
         """How much counts of what :meth:`minibatch` would return."""
-        T, lengths = int(self.x.lengths[index].max(initial=0)), self.x.lengths_of(index)
+        T, lengths = self.x.longest(index), self.x.lengths_of(index)
         T = T if steps is None else min(max(T - first, 0), steps)
         if steps is not None and lengths is not None:
             lengths = np.clip(lengths - first, 0, T)
@@ -116,7 +116,9 @@ class Data(NamedTuple):
 
 
 def _window(a: Rows, index: np.ndarray, first: int, steps: int | None) -> np.ndarray:
-    return a.window(index, first, steps) if isinstance(a, Sequences) else a[index]
+    if isinstance(a, Sequences):
+        return a.window(index, first, steps)
+    return a.take(index, axis=0)
 
 
 def _part(a: Rows, index: slice) -> Rows:

@@ -21,6 +21,7 @@ DEMOS: dict[str, str] = {
     "sentiment": "tell favourable sentences from others, word by word",
     "many-to-many": "an output at every step: learn to write, character by character",
     "gradient-flow": "gradients that vanish or explode, and what clipping does",
+    "decision": "excitatory and inhibitory units learn to weigh noisy evidence",
     "distributed": "train on several processes of MPI, with the same bits as on one",
 }
 
@@ -82,12 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         for name, summary in DEMOS.items()
     }
     _add_sunspots_options(parsers["sunspots"])
-    for name in ("sum", "sentiment", "many-to-many", "gradient-flow", "distributed"):
+    for name in ("sum", "sentiment", "many-to-many", "gradient-flow", "decision", "distributed"):
         _add_seed(parsers[name])
     parsers["distributed"].add_argument(
         "--ranks", type=_at_least(1), default=2, metavar="R", help="processes at most (2)"
     )
     _add_size(parsers["many-to-many"], hidden=192, epochs=20)
+    _add_epochs(parsers["decision"], 12)
+    _add_plot(parsers["decision"], "decision.png")
     for name in ("tomorrow", "gradient-flow"):
         parsers[name].add_argument(
             "--plot", type=_writable_file, metavar="PATH", help="PNG to write (none)"
@@ -106,13 +109,13 @@ def _add_sunspots_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="skip the comparison of the two backends",
     )
+    _add_plot(parser, "sunspots.png")
+
+
+def _add_plot(parser: argparse.ArgumentParser, name: str) -> None:
     plot = parser.add_mutually_exclusive_group()
     plot.add_argument(
-        "--plot",
-        type=_writable_file,
-        default="sunspots.png",
-        metavar="PATH",
-        help="PNG to write (sunspots.png)",
+        "--plot", type=_writable_file, default=name, metavar="PATH", help=f"PNG to write ({name})"
     )
     plot.add_argument(
         "--no-plot", dest="plot", action="store_const", const=None, help="write no PNG"
@@ -120,11 +123,16 @@ def _add_sunspots_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_size(parser: argparse.ArgumentParser, hidden: int, epochs: int) -> None:
-    add, positive = parser.add_argument, _at_least(1)
-    add("--hidden", type=positive, default=hidden, metavar="H", help=f"hidden units ({hidden})")
-    add(
+    parser.add_argument(
+        "--hidden", type=_at_least(1), default=hidden, metavar="H", help=f"hidden units ({hidden})"
+    )
+    _add_epochs(parser, epochs)
+
+
+def _add_epochs(parser: argparse.ArgumentParser, epochs: int) -> None:
+    parser.add_argument(
         "--epochs",
-        type=positive,
+        type=_at_least(1),
         default=epochs,
         metavar="N",
         help=f"passes over the data ({epochs})",

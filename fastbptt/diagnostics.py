@@ -1,4 +1,5 @@
-"""Looking into a network: where its gradient vanishes or explodes, whether a gradient is right."""
+"""Looking into a network: where its gradient vanishes or explodes, where its state stays, whether a
+gradient is right."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -9,10 +10,12 @@ from numpy.typing import ArrayLike
 
 from fastbptt import _checks
 from fastbptt._criterion import Criterion
+from fastbptt._fixed_points import FixedPoints as FixedPoints
+from fastbptt._fixed_points import fixed_points as fixed_points
+from fastbptt._leak import Leak, slopes
 from fastbptt._stack import reverse
 from fastbptt.model import RNN, model_of
-from fastbptt.reference import _FUNCTIONS
-from fastbptt.rnn import Activation, Params, Seed
+from fastbptt.rnn import Activation, Params, Seed, leaks
 
 _LOWEST = -(1 << 30)  # the exponent of a row of zeros
 
@@ -21,6 +24,7 @@ class GradientFlow(NamedTuple):
     """What :func:`gradient_flow` returns of a layer: log10 of norms at the states h_0 … h_T.
 
     Logarithms can tell 1e-400 from 0 and 1e400 from infinity; that of a norm of 0 is -inf.
+    With a leak of potentials the states are these: v_t stands in place of h_t.
 
     Attributes
     ----------
@@ -112,7 +116,7 @@ def gradient_flow(
             dh = _Scaled(above.a[..., d * H : (d + 1) * H], above.exponents)
             of_layer[f"layers.{l}" + d * ".reverse"], dx = _way_back(
                 stack.layers[i], passed.h[i], _reversed(dh, ends) if d else dh,
-                None if dlast is None else dlast[i], ends, stack.activation,
+                None if dlast is None else dlast[i], ends, stack.activation, stack.leak,
             )  # fmt: skip
             below.append(_reversed(dx, ends) if d else dx)
         flows.append(of_layer)
@@ -128,6 +132,7 @@ def layer_gradient_flow(
     *,
     lengths: ArrayLike | None = None,
     activation: Activation = "tanh",
+    leak: Leak | None = None,
 ) -> GradientFlow:
     """How the gradient of a loss travels back through the time of one layer.
 
@@ -137,13 +142,21 @@ def layer_gradient_flow(
         \\frac{dL}{dh_t} = g_t = dh_t + (g_{t+1} f'(z_{t+1})) W_h^T \\qquad
         \\frac{dh_T}{dh_t} = \\prod_{k=T}^{t+1} \\mathrm{diag}(f'(z_k)) W_h^T
 
+    A leak adds a way from each step to the next, of rates or of potentials v:
+
+    .. math::
+        \\frac{dh_k}{dh_{k-1}} =
+        \\mathrm{diag}(1 - \\alpha) + \\mathrm{diag}(\\alpha f'(z_k)) W_h^T \\qquad
+        \\frac{dv_k}{dv_{k-1}} =
+        \\mathrm{diag}(1 - \\alpha) + \\mathrm{diag}(\\alpha) W_h^T \\mathrm{diag}(f'(v_{k-1}))
+
     If the norms fall with every step back, the gradient vanishes and the network does not learn
     from what lies far back; if they rise, it explodes (Bengio, Simard and Frasconi 1994; Pascanu,
     Mikolov and Bengio 2013).
 
     Parameters
     ----------
-    params, x, h, dh, lengths, activation
+    params, x, h, dh, lengths, activation, leak
         As given to :func:`fastbptt.backward`.
 
     Returns
@@ -185,7 +198,8 @@ def layer_gradient_flow(
     lengths = None if lengths is None else _checks.lengths(lengths, T, B)
     params, h = Params(*(a.astype(np.float64) for a in params)), h.astype(np.float64)
     at_steps, last = (np.zeros((T, B, H)), dh) if dh.ndim == 2 else (dh, None)
-    flow, _ = _way_back(params, h, _scaled(at_steps), last, lengths, activation)
+    leaks(leak, H, dtype)
+    flow, _ = _way_back(params, h, _scaled(at_steps), last, lengths, activation, leak)
     return flow
 
 
@@ -213,6 +227,13 @@ def _sum(p: _Scaled, q: _Scaled) -> _Scaled:
     return _Scaled(a + b, common)
 
 
+def _where(condition: np.ndarray, p: _Scaled, q: _Scaled) -> _Scaled:
+    """Rows of p where the condition (..., 1) holds, else of q."""
+    return _Scaled(
+        np.where(condition, p.a, q.a), np.where(condition[..., 0], p.exponents, q.exponents)
+    )
+
+
 def _reversed(dh: _Scaled, lengths: np.ndarray | None) -> _Scaled:
     """(T, B, n) back to front, each sequence within its length."""
     return _Scaled(reverse(dh.a, lengths), reverse(dh.exponents, lengths))
@@ -225,38 +246,46 @@ def _way_back(
     last: np.ndarray | None,
     lengths: np.ndarray | None,
     activation: Activation,
+    leak: Leak | None,
 ) -> tuple[GradientFlow, _Scaled]:
     """A layer's flow in float64, and the gradient of its inputs, (T, B, I).
 
-    The loss's own gradient is `dh`, (T, B, H), and `last`, (B, H), at the last states.
+    The loss's own gradient is `dh`, (T, B, H), and `last`, (B, H), at the last states.  With s_t
+    for h_t or v_t, and p, q, k as :func:`fastbptt._leak.slopes` has them,
+
+        g_t = q_t (dh_t + dz_{t+1} W_h^T) + k g_{t+1}        dz_t = p_t g_t
     """
     T, B, H = len(h) - 1, *h.shape[1:]
     lengths = np.full(B, T) if lengths is None else lengths
-    _, df, *_ = _FUNCTIONS[activation]
+    p, q, k = slopes(h, activation, leak)
     log10_jacobian = np.zeros((T + 1, B))
-    for b, length in enumerate(lengths):
-        log10_jacobian[:length, b] = _log10_jacobian(params.W_h, df(h[1 : length + 1, b]))
-    g, norms = _scaled(np.zeros((B, H)) if last is None else last), np.empty(T + 1)
+    for b, n in enumerate(lengths):
+        log10_jacobian[:n, b] = _log10_jacobian(params.W_h, p[:n, b], q[:n, b], k)
+    none = _scaled(np.zeros((B, H)))
+    back, kept = none if last is None else _scaled(last), none  # at h_t; at s_t
+    norms = np.empty(T + 1)
     dz, exponents = np.zeros((T, B, H)), np.full((T, B), _LOWEST)
-    for t in range(T, 0, -1):
-        live = t <= lengths
-        of_live = np.where(live[:, np.newaxis], dh.a[t - 1], 0)
-        g = _sum(g, _scaled(of_live, dh.exponents[t - 1]))  # dL/dh_t
+    for t in range(T, -1, -1):
+        live = (t <= lengths)[:, np.newaxis] if t > 0 else np.zeros((B, 1), bool)
+        at_h = back
+        if t > 0:
+            at_h = _sum(back, _scaled(np.where(live, dh.a[t - 1], 0), dh.exponents[t - 1]))
+        g = _sum(_scaled(q[t] * at_h.a, at_h.exponents), kept)  # dL/ds_t
         norms[t] = _log10_norm(g)
-        dz[t - 1, live], exponents[t - 1] = g.a[live] * df(h[t, live]), g.exponents
-        back = g.a.copy()
-        back[live] = dz[t - 1, live] @ params.W_h.T
-        g = _scaled(back, g.exponents)
-    norms[0] = _log10_norm(g)
+        if t > 0:
+            dz[t - 1], exponents[t - 1] = np.where(live, p[t - 1] * g.a, 0), g.exponents
+            through = _scaled(dz[t - 1] @ params.W_h.T, g.exponents)
+            back = _where(live, through, back)
+            kept = _where(live, _scaled(k * g.a, g.exponents), kept)
     return GradientFlow(norms, log10_jacobian), _scaled(dz @ params.W_x.T, exponents)
 
 
-def _log10_jacobian(W_h: np.ndarray, df_h: np.ndarray) -> np.ndarray:
-    """log10 of the 2-norm of dh_T/dh_t for t = 0 … T-1, of one sequence with f' (T, H)."""
-    norms = np.empty(len(df_h))
-    J, exponent = np.eye(len(W_h)), 0  # dh_T/dh_t = J 2**exponent
-    for t in reversed(range(len(df_h))):
-        J, exponent = _rescale((J * df_h[t]) @ W_h.T, exponent)
+def _log10_jacobian(W_h: np.ndarray, p: np.ndarray, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """log10 of the 2-norm of ds_T/ds_t for t = 0 … T-1, of one sequence with p, q (T, H)."""
+    norms = np.empty(len(p))
+    J, exponent = np.eye(len(W_h)), 0  # ds_T/ds_t = J 2**exponent
+    for t in reversed(range(len(p))):
+        J, exponent = _rescale((J * p[t]) @ W_h.T * q[t] + J * k, exponent)
         norm = np.linalg.norm(J, 2) if np.isfinite(J).all() else np.nan
         norms[t] = _log10(norm, exponent)
     return norms
@@ -286,7 +315,8 @@ def spectral_radius(W_h: np.ndarray) -> float:
     """Largest magnitude of an eigenvalue of the recurrent weights.
 
     With the activation "identity", gradients vanish in the long run if it is below 1, and explode
-    if it is above (Pascanu, Mikolov and Bengio 2013).
+    if it is above (Pascanu, Mikolov and Bengio 2013).  It is computed by LAPACK, whose last bits
+    follow the CPU.
 
     Parameters
     ----------

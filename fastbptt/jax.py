@@ -34,7 +34,7 @@ def rnn(
     lengths: Any = None,
     activation: Activation = "tanh",
     *,
-    output: Literal["all", "last"] = "all",
+    output: Literal["all", "steps", "last"] = "all",
     backend: Backend = "numba",
 ) -> Any:
     """States of a recurrent layer, as a JAX function that can be differentiated.
@@ -54,16 +54,17 @@ def rnn(
         Steps that count for each sequence, 0 to T, see :func:`fastbptt.forward`.
     activation : str, default "tanh"
         The function f, one of those of :func:`fastbptt.forward`.
-    output : {"all", "last"}, default "all"
+    output : {"all", "steps", "last"}, default "all"
         What is returned.  The gradient at the last states alone takes less time and memory than
-        one at all states that is zero elsewhere.
+        one at all states that is zero elsewhere; and that at the states after each step is used
+        as it is, where JAX makes a longer copy of one at ``rnn(...)[1:]``.
     backend : {"numba", "numpy"}, default "numba"
 
     Returns
     -------
     jax.Array
-        For "all" the states ``h``, (T + 1, B, H), with the initial ones in front; for "last" those
-        after each sequence's last step, (B, H).
+        For "all" the states ``h``, (T + 1, B, H), with the initial ones in front; for "steps"
+        ``h[1:]``, (T, B, H); for "last" those after each sequence's last step, (B, H).
 
     Raises
     ------
@@ -98,7 +99,8 @@ def rnn(
     >>> gradient.W_h.shape
     (5, 5)
     """
-    _checks.one_of("output", output, ("all", "last"))
+    outputs = "all", "steps", "last"
+    _checks.one_of("output", output, outputs)
     if not isinstance(params, (tuple, list)) or len(params) != 3:
         _checks.layer(params, None, activation)  # says what was expected
     weights, x = [jnp.asarray(a) for a in params], jnp.asarray(x)
@@ -112,18 +114,18 @@ def rnn(
     if lengths is not None:
         given.append(_known_lengths(lengths, T, B))
     find_backend(backend)  # not in a thread of XLA's
-    h, last = _bound(given, activation, backend)
-    return h if output == "all" else last
+    return _bound(given, outputs.index(output), activation, backend)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _bound(given: list[Any], activation: Activation, backend: Backend) -> Any:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _bound(given: list[Any], which: int, activation: Activation, backend: Backend) -> Any:
+    """One of the results of `_states`; XLA leaves out what the others would take."""
     if jax.sharding.get_abstract_mesh().manual_axes:
         # In a shard_map: what goes in has to vary along the same axes of the mesh, as the operands
-        # of JAX's own operations do.  XLA leaves this out.
+        # of JAX's own operations do.  XLA leaves this out, too.
         any_of_all = jax.lax.stop_gradient(sum(a.sum() for a in given))
         given = [jnp.where(False, any_of_all.astype(a.dtype), a) for a in given]
-    return _states.bind(*given, activation=activation, backend=backend)
+    return _states.bind(*given, activation=activation, backend=backend)[which]
 
 
 def _like(a: Any) -> np.ndarray:
@@ -145,9 +147,10 @@ def _known_lengths(lengths: ArrayLike, T: int, B: int) -> Any:
 # (`_transpose`).  A `custom_vjp` would do but for `vmap`, under which it asks for the weights'
 # gradient of each sequence by itself, to add them up afterwards.
 #
-#   states      W_x, W_h, b, x, h0[, lengths] -> h, last
-#   derivative  W_x, W_h, b, x, h[, lengths], and changes dW_x, dW_h, db, dh0[, dx] -> dh, dlast
-#   gradients   W_x, W_h, b, x, h[, lengths], and dh or dlast -> dW_x, dW_h, db, dh0[, dx]
+#   states      W_x, W_h, b, x, h0[, lengths] -> h, steps, last
+#   derivative  W_x, W_h, b, x, h[, lengths], and changes dW_x, dW_h, db, dh0[, dx]
+#               -> dh, dsteps, dlast
+#   gradients   W_x, W_h, b, x, h[, lengths], and one of these -> dW_x, dW_h, db, dh0[, dx]
 #
 # with shapes as in `rnn`.
 
@@ -173,12 +176,12 @@ def _fill_gradients(
 ) -> None:
     dW_x, dW_h, db, dh0, *dx = filled
     W_x, W_h, b, x, h, *lengths, dh = given
-    every = dh.ndim == 3
+    initial = len(dh) - len(x) if dh.ndim == 3 else 0  # states in front
     find_backend(backend).backward(
-        Params(W_x, W_h, b), x, h, dh[1:] if every else dh, Params(dW_x, dW_h, db),
+        Params(W_x, W_h, b), x, h, dh[initial:], Params(dW_x, dW_h, db),
         dx[0] if need_dx else None, dh0, _checked(lengths, x), activation,
     )  # fmt: skip
-    if every:
+    if initial:
         dh0 += dh[0]
 
 
@@ -187,11 +190,11 @@ def _checked(lengths: list[np.ndarray], x: np.ndarray) -> np.ndarray | None:
 
 
 def _states_types(W_x: Any, W_h: Any, b: Any, x: Any, h0: Any, *_: Any, **options: Any) -> Any:
-    return x.update(shape=(x.shape[0] + 1, *h0.shape)), h0
+    return *(x.update(shape=(x.shape[0] + more, *h0.shape)) for more in (1, 0)), h0
 
 
 def _derivative_types(W_x: Any, W_h: Any, b: Any, x: Any, h: Any, *_: Any, **options: Any) -> Any:
-    return h, W_x.update(shape=h.shape[1:])
+    return h, h.update(shape=(x.shape[0], *h.shape[1:])), W_x.update(shape=h.shape[1:])
 
 
 def _gradients_types(
@@ -218,26 +221,40 @@ def _on_the_cpu_only(context: Any, *args: Any, **options: Any) -> Any:
     )
 
 
-def _run_in_place(primitive: Any, fill: Callable[..., None], options: Sequence[str]) -> None:
-    """Have a primitive filled in by ``fill(filled, given, **options)``, on the CPU."""
+def _filled(
+    types: Sequence[Any], fill: Callable[..., None], args: Sequence[Any], options: dict[str, Any]
+) -> Any:
+    """Arrays of these types, filled in by ``fill(filled, given, **options)``."""
 
-    def call(*args: Any, **options: Any) -> Any:
-        # Nothing in here may use JAX: it would wait for the thread that it runs in.
-        def callback(_: Any, filled: Any, *given: Any) -> None:
-            fill([*map(np.asarray, filled)], [*map(np.asarray, given)], **options)
+    # Nothing in here may use JAX: it would wait for the thread that it runs in.
+    def callback(_: Any, filled: Any, *given: Any) -> None:
+        fill([*map(np.asarray, filled)], [*map(np.asarray, given)], **options)
 
-        results = primitive.abstract_eval(*map(jax.typeof, args), **options)[0]
-        return in_place.buffer_callback(callback, results)(*args)
+    return in_place.buffer_callback(callback, types)(*args)
 
+
+def _run(primitive: Any, call: Callable[..., Any], options: Sequence[str]) -> None:
+    """Have a primitive computed by a function of JAX arrays, on the CPU."""
     mlir.register_lowering(primitive, mlir.lower_fun(call, multiple_results=True), platform="cpu")
     mlir.register_lowering(primitive, _on_the_cpu_only)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=options))
 
 
+def _computed_states(*args: Any, **options: Any) -> Any:
+    h, _, last = _states.abstract_eval(*map(jax.typeof, args), **options)[0]
+    h, last = _filled([h, last], _fill_states, args, options)
+    return h, h[1:], last
+
+
+def _computed_gradients(*args: Any, **options: Any) -> Any:
+    types = _gradients.abstract_eval(*map(jax.typeof, args), **options)[0]
+    return _filled(types, _fill_gradients, args, options)
+
+
 _states = _new_primitive("states", _states_types)
-_run_in_place(_states, _fill_states, ("activation", "backend"))
+_run(_states, _computed_states, ("activation", "backend"))
 _gradients = _new_primitive("gradients", _gradients_types)
-_run_in_place(_gradients, _fill_gradients, ("activation", "backend", "need_dx"))
+_run(_gradients, _computed_gradients, ("activation", "backend", "need_dx"))
 _derivative = _new_primitive("derivative", _derivative_types)
 
 
@@ -267,7 +284,11 @@ def _transpose(gradients: Sequence[Any], *args: Any, need_dx: bool, **options: A
     """Gradients of a loss at the changes, from those at the states."""
     count = len(args) - 4 - need_dx
     kept, changes = args[:count], args[count:]
-    (dh, dlast), lengths = gradients, kept[5:]
+    (dh, dsteps, dlast), lengths = gradients, kept[5:]
+    if type(dsteps) is not ad.Zero:
+        alone = type(dh) is type(dlast) is ad.Zero and not lengths
+        all_of_it = dsteps if alone else jnp.pad(dsteps, ((1, 0), (0, 0), (0, 0)))
+        dh = all_of_it if type(dh) is ad.Zero else dh + all_of_it
     if type(dh) is ad.Zero:
         dh = dlast
     else:
@@ -301,10 +322,10 @@ def _batch_states(args: Sequence[Any], axes: Sequence[int | None], **options: An
     size = next(a.shape[axis] for a, axis in pairs if axis is not None)
     x, *others = pairs[WEIGHTS:]
     merged = _merge(*x, size, 1), *(_merge(*pair, size, 0) for pair in others)
-    h, last = _states.bind(*args[:WEIGHTS], *merged, **options)
-    T, rows, H = h.shape
-    split = size, rows // size, H
-    return [h.reshape(T, *split), last.reshape(split)], [1, 0]
+    results = _states.bind(*args[:WEIGHTS], *merged, **options)
+    rows, H = results[-1].shape
+    split = [a.reshape(*a.shape[:-2], size, rows // size, H) for a in results]
+    return split, [1, 1, 0]
 
 
 def _merge(a: Any, mapped: int | None, size: int, axis: int) -> Any:

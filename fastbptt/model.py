@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastbptt import _checks, _sequences
 from fastbptt._constraints import Constraints
 from fastbptt._criterion import Criterion
-from fastbptt._leak import Leak
+from fastbptt._leak import FORMS, Leak, Of
 from fastbptt._names import with_our_names
 from fastbptt._network import Network
 from fastbptt._noise import Noise, check_type
@@ -370,6 +370,7 @@ class RNN:
         *,
         state: npt.ArrayLike | None = None,
         noise: Noise | None = None,
+        of: Of = "rate",
     ) -> list[Any]:
         """Each layer's states after every step.
 
@@ -377,6 +378,8 @@ class RNN:
         ----------
         x, lengths, state, noise
             As for :meth:`predict`.
+        of : {"rate", "potential"}, default "rate"
+            The rates h, or the potentials v, with h = f(v), of a model with a leak of potentials.
 
         Returns
         -------
@@ -385,6 +388,11 @@ class RNN:
             or for a list x lists.  ``[..., t, :H]`` is the state after the steps up to t, counted
             from 0; in both directions ``[..., t, H:]`` is that of the second one, which has read
             the steps from the end back to t.  Nothing is dropped out.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, dtype, shape or value, or there are no potentials.
 
         See Also
         --------
@@ -397,13 +405,18 @@ class RNN:
         >>> [h.shape for h in model.states(np.zeros((5, 7, 2)))]
         [(5, 7, 32), (5, 7, 32), (5, 7, 32)]
         """
+        potentials = _checks.one_of("of", of, FORMS) == "potential"
+        if potentials and (self.leak is None or self.leak.of != "potential"):
+            raise ValueError(
+                f"of is 'potential' and the model's leak {self.leak}, expected one of potentials"
+            )
         data = _sequences.inputs(x, lengths, self.input_size, self.dtype)
         shape = self.num_layers, len(data), self.hidden_size
         before = self._check_state(state, False, shape)
         width = (1 + self.bidirectional) * self.hidden_size
         found = [data.empty_outputs(width, self.dtype) for _ in range(self.num_layers)]
         for index, some, added in _groups(len(data), before, check_type(noise)):
-            h = self.network.states(data[index], data.lengths_of(index), some, added)
+            h = self.network.states(data[index], data.lengths_of(index), some, added, potentials)
             for of_layer, its_h in zip(found, h, strict=True):
                 data.enter_outputs(of_layer, index, its_h)
         return found
@@ -527,7 +540,7 @@ class RNN:
         float
             The mean over all rows, however many are computed together.
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         return self.evaluate_data(self.read(x, y, lengths, criterion, sample_weight), criterion)
 
     def read(
@@ -617,7 +630,7 @@ class RNN:
         True
         >>> model.vector = vector
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         given = self.read(x, y, lengths, criterion, sample_weight).together()
         network = Network(**self.config(), memory=self.network.memory.copy())
         gradient = network.new_gradient()
@@ -670,7 +683,7 @@ class RNN:
             With the names and shapes of :meth:`parameters`, and of these, whatever constraints
             there are.
         """
-        criterion = Criterion(loss)
+        criterion = Criterion(loss, self.network.backend)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng is {rng!r}, expected a numpy.random.Generator")
         minibatch = self.read(x, y, lengths, criterion, sample_weight).together()

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastbptt import _checks
 from fastbptt._names import with_our_names
+from fastbptt.rnn import Backend, find_backend
 
 OptimizerName = Literal["adam", "rmsprop", "sgd"]
 
@@ -71,6 +72,40 @@ class _Optimizer:
         with np.errstate(all="ignore"):
             for name, p in parameters.items():
                 self._update(p, gradients[name], *self._arrays[name])
+
+    def advance(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray],
+        *,
+        max_norm: float | None = None,
+        backend: Backend = "numpy",
+    ) -> bool:
+        """Clip gradients, take a :meth:`step`, and tell whether all parameters are finite then.
+
+        Parameters
+        ----------
+        parameters, gradients
+            As for :meth:`step`.
+        max_norm : float, optional
+            As for :func:`clip_by_global_norm`; by default nothing is clipped.
+        backend : {"numba", "numpy"}, default "numpy"
+            "numba" does all of it in one compiled function, where there is one: for Adam and one
+            vector of parameters, from the second step on.  The bits are the same.
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`clip_by_global_norm` and :meth:`step`.
+        """
+        if max_norm is not None:
+            clip_by_global_norm(gradients, max_norm)
+        self.step(parameters, gradients)
+        return all(bool(np.isfinite(p).all()) for p in parameters.values())
 
     def state(self) -> dict[str, np.ndarray]:
         """What the optimizer has gathered so far, as copies.
@@ -359,18 +394,48 @@ class Adam(_Optimizer):
         self, p: np.ndarray, d: np.ndarray, m: np.ndarray, v: np.ndarray, s: np.ndarray,
         decay: np.ndarray,
     ) -> None:  # fmt: skip
-        rate, beta_1, beta_2 = float(self.learning_rate), float(self.beta_1), float(self.beta_2)
+        beta_1, beta_2, eps, rate, share = self._factors(self._steps)
         _average(m, d, beta_1, s)
         _average(v, np.square(d, out=s), beta_2, s)
-        # With c = sqrt(1 - beta_2^t): m / (sqrt(v) / c + eps) = c m / (sqrt(v) + c eps)
-        c = math.sqrt(1 - beta_2**self._steps)
         np.sqrt(v, out=s)
-        s += c * float(self.eps)
+        s += eps
         np.divide(m, s, out=s)
-        s *= rate * c / (1 - beta_1**self._steps)
-        if self.weight_decay > 0:
-            s += np.multiply(p, rate * float(self.weight_decay), out=decay)
+        s *= rate
+        if share > 0:
+            s += np.multiply(p, share, out=decay)
         np.subtract(p, s, out=p)
+
+    def _factors(self, t: int) -> tuple[float, float, float, float, float]:
+        """beta_1, beta_2, eps', rate' and the share of p that decays, at step t.
+
+        With c = sqrt(1 - beta_2^t), m / (sqrt(v) / c + eps) = c m / (sqrt(v) + c eps): eps' = c eps
+        and rate' = learning_rate c / (1 - beta_1^t).
+        """
+        rate, beta_1, beta_2 = float(self.learning_rate), float(self.beta_1), float(self.beta_2)
+        c = math.sqrt(1 - beta_2**t)
+        rest = 1 - beta_1**t
+        return beta_1, beta_2, c * float(self.eps), rate * c / rest, rate * float(self.weight_decay)
+
+    def advance(
+        self,
+        parameters: Mapping[str, np.ndarray],
+        gradients: Mapping[str, np.ndarray],
+        *,
+        max_norm: float | None = None,
+        backend: Backend = "numpy",
+    ) -> bool:
+        run = getattr(find_backend(backend), "adam", None)
+        limit = math.inf if max_norm is None else max_norm
+        # A user's subclass may have other formulas, and in a first step the arrays are not there.
+        if run is not None and type(self) is Adam and len(self._arrays) == 1:
+            [(name, (m, v, *_))] = self._arrays.items()
+            found = _only(parameters, name), _only(gradients, name), m, v
+            if _alike(*found) and type(limit) is float and limit > 0:
+                finite = run(*found, limit, *self._factors(self._steps + 1))
+                if finite is not None:
+                    self._steps += 1
+                    return finite
+        return super().advance(parameters, gradients, max_norm=max_norm, backend=backend)
 
 
 OPTIMIZERS: dict[OptimizerName, type[SGD | RMSprop | Adam]] = {
@@ -398,6 +463,22 @@ def _average(mean: np.ndarray, a: np.ndarray, decay: float, s: np.ndarray) -> No
     mean *= decay
     np.multiply(a, 1 - decay, out=s)
     mean += s
+
+
+def _only(arrays: Any, name: str) -> Any:
+    """The array of this name, if it is the only one."""
+    return arrays.get(name) if type(arrays) is dict and len(arrays) == 1 else None
+
+
+def _alike(p: Any, d: Any, m: Any, v: Any) -> bool:
+    """Whether parameters and gradients are vectors like these, as compiled code takes them."""
+    return (
+        type(p) is type(d) is np.ndarray
+        and p.dtype is d.dtype is m.dtype
+        and p.shape == d.shape == m.shape == (p.size,)
+        and p.flags.carray
+        and d.flags.carray
+    )
 
 
 def clip_by_global_norm(gradients: Mapping[str, np.ndarray], max_norm: float) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbptt import _checks
+from fastbptt._draws import draw_orthogonal, draw_uniform
 from fastbptt._leak import Leak
 from fastbptt._noise import Noise, check_noise
 from fastbptt._uninterrupted import import_whole
@@ -69,7 +70,8 @@ def init_params(
     """Draw the weights of one layer.
 
     ``W_x`` is uniform within ``sqrt(6 / (I + H))`` of zero (Glorot and Bengio 2010), ``W_h`` a
-    random orthogonal matrix (Saxe, McClelland and Ganguli 2014), ``b`` zero.
+    random orthogonal matrix (Saxe, McClelland and Ganguli 2014), ``b`` zero.  A seed gives the same
+    bits on every CPU.
 
     Parameters
     ----------
@@ -93,12 +95,8 @@ def init_params(
     I, H = _checks.integer("input_size", input_size), _checks.integer("hidden_size", hidden_size)
     dtype = _checks.float_dtype("dtype", dtype)
     rng = np.random.default_rng(seed)
-    limit = np.sqrt(6 / (I + H))
-    W_x = rng.uniform(-limit, limit, (I, H))
-    # Q of a Gaussian matrix is uniform over the orthogonal matrices once R's diagonal is positive
-    # (Mezzadri 2007).
-    Q, R = np.linalg.qr(rng.standard_normal((H, H)))
-    W_h = Q * np.where(np.diagonal(R) < 0, -1.0, 1.0)
+    W_x = draw_uniform(rng, np.sqrt(6 / (I + H)), (I, H))
+    W_h = draw_orthogonal(rng, H)
     return Params(W_x.astype(dtype), W_h.astype(dtype), np.zeros(H, dtype))
 
 

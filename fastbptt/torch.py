@@ -10,7 +10,8 @@ Inside, a layer of one direction or two is one operator, ``torch.ops.fastbptt.rn
 its gradient.  Its arrays are the tensors' own memory.  Where PyTorch's autograd alone is at work,
 the same functions run in a :class:`torch.autograd.Function`: that saves the operator's way through
 the dispatcher, and a copy of the outputs, which an operator must not share with what it keeps for
-the backward pass.
+the backward pass.  (Forward and backward on one thread of a Zen 5: 0.11 ms against 0.21 with T, B,
+I, H all 1; 0.56 against 0.73 for 50, 32, 32, 64; 7.7 against 9.0 for 100, 64, 64, 128.)
 """
 
 import functools
@@ -404,10 +405,19 @@ class RNN(nn.RNN):
 
     Raises an error under autocast and for data on another device, of another dtype than the weights
     or of half precision; so does a gradient of the gradient.  The module runs under
-    :func:`torch.compile` and :func:`torch.export.export` as an operator, ``fastbptt::rnn``.
+    :func:`torch.compile`, :func:`torch.export.export` and :func:`torch.jit.trace` as an operator,
+    ``fastbptt::rnn``, but not under :func:`torch.jit.script`.
 
     Threads are torch's: :func:`torch.set_num_threads` holds, as does
-    :func:`numba.set_num_threads` where it is less.  Results do not depend on their number.
+    :func:`numba.set_num_threads` where it is less.  Results do not depend on their number.  With
+    torch's and Numba's wheels for Linux they are the same threads: of the two libraries' OpenMP,
+    the one that is loaded first serves both.
+
+    OpenMP's threads spin for some milliseconds after each operation, whosever it is.  Where other
+    programs want the cores, set ``OMP_WAIT_POLICY=passive`` before Python starts.  Beside twelve
+    busy processes on two cores, a ``torch.add`` of a million numbers took 28 ms in the median after
+    a product of torch's or a pause, and 26 ms after a call of ours; then 0.4 ms, 6 ms after ours.
+    A forward and backward at T, B, I, H = 100, 64, 64, 128 fell from 66 to 33 ms.
 
     See Also
     --------
@@ -910,8 +920,8 @@ def _found_layers(arrays: Mapping[str, np.ndarray]) -> tuple[str, list[Params]]:
 
 def _found_readout(
     arrays: Mapping[str, np.ndarray], prefix: str, width: int, name: str | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """W_y and b_y of the linear module of this name, or of the only one."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """W_y and b_y of the linear module of this name, or of the only one; None if there is none."""
     dtype = arrays[f"{prefix}weight_ih_l0"].dtype
     names = [
         key.removesuffix(".weight")

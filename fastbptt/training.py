@@ -32,7 +32,6 @@ from fastbptt.optimizers import (
     Adam,
     OptimizerName,
     RMSprop,
-    clip_by_global_norm,
     find_optimizer,
 )
 
@@ -469,7 +468,7 @@ class Run:
     ) -> None:
         if not isinstance(model, RNN):
             raise TypeError(f"model is a {type(model).__name__}, expected an RNN")
-        criterion, optimizer = Criterion(loss), find_optimizer(optimizer)
+        criterion, optimizer = Criterion(loss, model.network.backend), find_optimizer(optimizer)
         self.model, self.loss, self.optimizer = model, criterion, optimizer
         self.batch_size = _checks.integer("batch_size", batch_size)
         self.ranks = Ranks() if ranks is None else ranks
@@ -631,12 +630,14 @@ class Run:
             self.diverged(f"loss is {value} in {self.place()}")
         self.good[...] = network.free
         network.chain(self.gradient)
-        gradients = self._trained(self.gradient)
-        if self.clip_norm is not None:
-            clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer.step(self._trained(network.weights), gradients)
+        finite = self.optimizer.advance(
+            self._trained(network.weights), self._trained(self.gradient),
+            max_norm=self.clip_norm, backend=network.backend,
+        )  # fmt: skip
         network.refresh()
-        if not np.isfinite(network.memory).all():
+        if network.rules or self.frozen:  # not all weights are trained
+            finite = np.isfinite(network.memory).all()
+        if not finite:
             self.diverged(f"weights are infinite or NaN after {self.place()}")
         return value, whole.weight
 
@@ -671,10 +672,9 @@ class Run:
             if count is not None:
                 minibatch, piece.state = _last_steps(network, minibatch, count, piece.rng)
 
-        def loss(*given: Any) -> tuple[float, np.ndarray]:
-            value, dy = self.loss.compute(*given)
-            return (value, dy) if self.shares is None else (value * share, dy * share)
-
+        loss = self.loss.compute
+        if self.shares is not None:
+            loss = _times(share, loss)
         x, y, lengths, weight, begins = minibatch
         value, _, piece.state = network.loss_and_gradient(
             x, y, lengths, loss, weight=weight, state=piece.state, begins=begins, rng=piece.rng,
@@ -858,6 +858,16 @@ def _history(found: Any, best: np.ndarray | None, settings: dict[str, Any]) -> H
     if history.stopped != "early":
         history.stopped = "finished"
     return history
+
+
+def _times(share: float, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss and its gradient, times a number."""
+
+    def compute(*given: Any) -> tuple[float, np.ndarray]:
+        value, dy = loss(*given)
+        return value * share, dy * share
+
+    return compute
 
 
 def _last_steps(

@@ -2,9 +2,17 @@
 
 import contextlib
 import functools
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis
+
+# The reference's products are small: a second thread only spins.  Read when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
@@ -14,6 +22,29 @@ with contextlib.suppress(ImportError):
 
 hypothesis.settings.register_profile("fastbptt", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fastbptt")
+_COMPILER = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+def pytest_sessionstart(session):
+    """Fill the cache of kernels from another process, while tests are collected and run.
+
+    A test that comes first compiles by itself, as without that process.
+    """
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    session.config.stash[_COMPILER] = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("precompile.py")],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # out of reach of a Ctrl-C that a test sends
+    )
+
+
+def pytest_sessionfinish(session):
+    compiler = session.config.stash[_COMPILER]
+    compiler.kill()
+    compiler.wait()
 
 
 def _poisoned(allocate):

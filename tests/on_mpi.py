@@ -23,7 +23,7 @@ WORLD = MPI.COMM_WORLD
 TRAININGS = (
     ({"output": "last", "num_layers": 2, "dropout": 0.3}, {"clip_norm": 0.1}),
     ({"output": "all", "num_layers": 2, "dropout": 0.3}, {"truncate": 3}),
-    ({"output": "all"}, {"memory": "checkpointed", "optimizer": "RMSprop"}),
+    ({"output": "all", "noise": 0.2}, {"memory": "checkpointed", "optimizer": "RMSprop"}),
     ({"output": "all", "hidden_size": 70}, {"sample_weight": WEIGHT, "optimizer": "SGD"}),
 )
 

@@ -61,6 +61,15 @@ def test_ctrl_c_while_another_demo_trains(name, optimizer, monkeypatch, capsys):
     assert "by hand" in captured.out
 
 
+def test_ctrl_c_while_the_decision_is_learned(monkeypatch, capsys):
+    def interrupt(self, parameters, gradients):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Adam, "step", interrupt)
+    assert cli.main(["demo", "decision", "--no-plot"]) == 130
+    assert "\nInterrupted\n" in capsys.readouterr().err
+
+
 # Names
 
 
@@ -90,6 +99,8 @@ def test_help_lists_the_names(capsys):
         (["sentiment"], "sentiment", {"seed": 0}),
         (["many-to-many", "--epochs", "2"], "many_to_many", {"epochs": 2, "hidden": 192}),
         (["gradient-flow", "--plot", "p.png"], "gradient_flow", {"plot": Path("p.png"), "seed": 0}),
+        (["decision"], "decision", {"plot": Path("decision.png"), "seed": 0, "epochs": 12}),
+        (["decision", "--no-plot", "--seed", "3"], "decision", {"plot": None, "seed": 3}),
     ],
 )
 def test_a_name_and_its_options(arguments, name, expected, monkeypatch):

@@ -309,3 +309,105 @@ def test_trains_as_the_same_loss_of_ours(options, output):
         found.append(model.network.vector.copy())
     for got, expected in zip(found[2:], found[:2] * 2, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+# Compiled losses
+
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def both(loss, *given):
+    """What a loss returns compiled, and in NumPy."""
+    return [Criterion(loss, backend).compute(*given) for backend in ("numba", "numpy")]
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (5, 27), (16, 8, 1), (4, 100, 3)], ids=str)
+def test_a_compiled_mse_has_the_bits_of_numpy(shape, dtype):
+    rng = np.random.default_rng(0)
+    y, target = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    (value, dy), (expected, expected_dy) = both("mse", y, target)
+    assert type(value) is float
+    assert (value, dy.dtype, dy.tobytes()) == (expected, y.dtype, expected_dy.tobytes())
+    assert dy.shape == shape
+
+
+@DTYPES
+@pytest.mark.parametrize("scale", [1e-3, 3.0, 200.0])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (64, 10), (5, 3, 33)], ids=str)
+def test_a_compiled_cross_entropy_is_that_of_float64(shape, scale, dtype):
+    rng = np.random.default_rng(0)
+    y, target = (
+        (rng.standard_normal(shape) * scale).astype(dtype),
+        rng.integers(0, shape[-1], shape[:-1]),
+    )
+    [(value, dy), _] = both("cross_entropy", y, target)
+    exact, exact_dy = losses.cross_entropy(y.astype(np.longdouble).astype(float), target)
+    eps = np.finfo(dtype).eps
+    assert type(value) is float
+    assert dy.dtype == y.dtype
+    assert dy.shape == shape
+    assert abs(value - exact) <= 4 * eps * max(exact, scale)
+    # A logit's difference to the largest one is rounded before exp.
+    assert np.abs(dy - exact_dy).max() <= (4 + 8 * scale) * eps / target.size
+
+
+@DTYPES
+def test_a_compiled_cross_entropy_with_weights(dtype):
+    rng = np.random.default_rng(0)
+    y, target = rng.standard_normal((20, 5)).astype(dtype), rng.integers(0, 5, 20)
+    weight = rng.random(20).astype(dtype)
+    weight[::3] = 0
+    (value, dy), (expected, expected_dy) = both("cross_entropy", y, target, None, weight)
+    np.testing.assert_allclose(value, expected, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(dy, expected_dy, atol=np.finfo(dtype).eps)
+    # What has weight 0 changes no bit, whatever it is.
+    kept = weight > 0
+    y[~kept], target[~kept] = np.nan, -5
+    compiled = Criterion("cross_entropy", "numba").compute
+    for few in ({}, {"weight": weight}):
+        ones = np.where(kept, few.get("weight", np.ones(20, dtype)), 0).astype(dtype)
+        value, dy = compiled(y, target, weight=ones)
+        its = {name: a[kept] for name, a in few.items()}
+        alone, its_dy = compiled(y[kept], target[kept], **its)
+        assert dy[kept].tobytes() == its_dy.tobytes()
+        assert not dy[~kept].any()
+        assert value == pytest.approx(alone, rel=1e-15)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_compiled_losses_pass_what_is_not_finite(loss, poison):
+    y = np.array([[0.5, poison, 1.0], [1.0, 2.0, 3.0]])
+    for target in (np.ones((2, 3)),) if loss == "mse" else (np.array([0, 2]), np.array([1, 2])):
+        with np.errstate(all="ignore"):
+            (value, dy), (expected, expected_dy) = both(loss, y, target)
+        np.testing.assert_allclose(value, expected, rtol=1e-14)
+        np.testing.assert_allclose(dy, expected_dy, rtol=1e-13, atol=1e-16)
+
+
+def test_compiled_losses_leave_all_else_to_numpy():
+    y = np.random.default_rng(0).standard_normal((4, 3))
+    classes = np.array([0, 2, 1, 1])
+    given = [
+        ("cross_entropy", y, classes.astype(np.int8)),
+        ("cross_entropy", y, np.eye(3)[classes]),
+        ("cross_entropy", y, classes, np.array([True, False, True, True])),
+        ("cross_entropy", y, classes, None, np.array([1, 2, 0, 1])),
+        ("cross_entropy", y, np.repeat(classes, 2)[::2]),
+        ("mse", y, np.arange(12).reshape(4, 3)),
+        ("mse", y, y[:, ::-1]),
+        ("mse", y, -y, np.array([True, False, True, True])),
+        ("mse", y, -y, None, np.array([1.0, 2.0, 0.0, 0.5])),
+        ("mse", y[:0], y[:0]),
+        ("bce", y, y > 0),
+        (functools.partial(losses.huber, delta=0.1), y, -y),
+    ]
+    for loss, *arguments in given:
+        (value, dy), (expected, expected_dy) = both(loss, *arguments)
+        assert value == expected
+        assert dy.tobytes() == expected_dy.tobytes()
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match="expected 0 to 2: classes of y"):
+            Criterion("cross_entropy", "numba").compute(y, np.array([0, wrong, 1, 1]))

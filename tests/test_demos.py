@@ -3,6 +3,7 @@ finite differences judge; and what their networks have learned in the end."""
 
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
@@ -17,7 +18,16 @@ from fastbptt.datasets import (
     sunspots_monthly,
     sunspots_yearly,
 )
-from fastbptt.demos import gradient_flow, linear, many_to_many, sentiment, sum, sunspots, tomorrow
+from fastbptt.demos import (
+    decision,
+    gradient_flow,
+    linear,
+    many_to_many,
+    sentiment,
+    sum,
+    sunspots,
+    tomorrow,
+)
 
 SLOPES = {"tanh": lambda h: 1 - h * h, "identity": lambda h: 1.0}  # f' in terms of h = f(z)
 ACTIVATIONS = pytest.mark.parametrize("activation", SLOPES)
@@ -683,3 +693,61 @@ def test_sunspots_loss_leaves_out_the_first_months(monkeypatch):
     expected = np.mean((model.predict(x)[:, 24:, 0] - y[:, 24:]) ** 2)
     got = model.evaluate(x, y, sample_weight=given["sample_weight"])
     assert got == pytest.approx(expected, rel=1e-5)
+
+
+# decision
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory):
+    """A run with its model and picture."""
+    path, model = tmp_path_factory.mktemp("decision") / "p.png", decision.new_model(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decision, "new_model", lambda seed: model)
+        result = decision.run(plot=path)
+    return result, model, path
+
+
+def test_decision_is_learned(decided):
+    result, *_ = decided
+    network = [shares[0] for shares in result.right.values()]
+    assert list(result.right) == [3.2, 6.4, 12.8, 25.6, 51.2]
+    assert min(network[-2:]) > 0.9
+    assert network[0] < 0.7
+    assert len(result.losses) == 12
+
+
+def test_decision_baseline_is_what_can_be_reached(decided):
+    """The evidence of a second of two inputs, each with its noise; shares of some 800 trials."""
+    result, *_ = decided
+    for c, (network, summed, best) in result.right.items():
+        # Of the difference of two inputs, summed over 1000 ms: mean c 1000, variance 2 4 1000
+        expected = statistics.NormalDist().cdf(c / 100 * 1000 / math.sqrt(8 * 1000))
+        assert best == pytest.approx(expected, rel=1e-12)
+        error = math.sqrt(best * (1 - best) / 800)
+        assert abs(summed - best) <= 4 * error + 0.002
+        assert network <= best + 4 * error + 0.002
+
+
+def test_decision_keeps_to_dales_law(decided):
+    _, model, _ = decided
+    weights = model.parameters()
+    W_h, W_y = weights["layers.0.W_h"], weights["W_y"]
+    assert (W_h[:80] >= 0).all()
+    assert (W_h[80:] <= 0).all()
+    assert not W_h.diagonal().any()
+    assert (weights["layers.0.W_x"] >= 0).all()
+    assert (W_y[:80] >= 0).all()
+    assert not W_y[80:].any()
+
+
+def test_decision_points_hardly_move(decided):
+    result, model, path = decided
+    points = result.points.points
+    assert len(points)
+    x = np.broadcast_to(decision.NO_EVIDENCE, (len(points), 1, 3))
+    _, after = model.predict(x, state=points[np.newaxis], return_state=True)
+    moved = ((after[0] - points) ** 2).sum(axis=1) / 2
+    np.testing.assert_allclose(moved, result.points.q, rtol=0.01, atol=1e-8)
+    assert moved.max() < 1.01e-4
+    assert path.read_bytes().startswith(b"\x89PNG")

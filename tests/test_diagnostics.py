@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastbptt
-from fastbptt import RNN, Params, diagnostics
+from fastbptt import RNN, Leak, Params, diagnostics, reference
 from fastbptt.diagnostics import (
     gradient_check,
     gradient_flow,
@@ -17,6 +17,7 @@ from fastbptt.diagnostics import (
 
 T, B, I, H = 9, 4, 3, 5
 ACTIVATIONS = pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+LEAK = pytest.mark.parametrize("of", [None, "rate", "potential"])
 LENGTHS = pytest.mark.parametrize("lengths", [None, [9, 0, 4, 1]], ids=["full", "ragged"])
 
 
@@ -263,12 +264,76 @@ def test_arguments_are_left_alone():
         ({"lengths": [1]}, ValueError, "lengths has shape (1,), expected (4,)"),
         ({"lengths": [1, 2, 3, 10]}, ValueError, "lengths[3] is 10, expected 0 to 9"),
         ({"activation": "elu"}, ValueError, "activation is 'elu', expected one of"),
+        ({"leak": 0.5}, TypeError, "leak is 0.5, expected a fastbptt.Leak"),
         ({"params": None}, TypeError, "params is a NoneType, expected Params(W_x, W_h, b)"),
     ],
 )
 def test_flow_of_what_does_not_fit(change, error, words):
     with pytest.raises(error, match=re.escape(words)):
         layer_gradient_flow(**{**draw_case(), **change})
+
+
+# With a leak
+
+
+def leaky_case(of, activation="tanh", lengths=None):
+    """As :func:`draw_case`, with the potentials, (T + 1, B, H), too."""
+    case = draw_case(activation, lengths)
+    case["leak"] = Leak(np.random.default_rng(3).uniform(0.05, 1, H), of)
+    v = np.empty((T + 1, B, H)) if of == "potential" else None
+    options = {name: case[name] for name in ("lengths", "activation", "leak")}
+    h0 = np.random.default_rng(4).standard_normal((B, H))
+    case["h"] = fastbptt.forward(case["params"], case["x"], h0, v=v, backend="numpy", **options)
+    return case, case["h"] if v is None else v
+
+
+@pytest.mark.parametrize("of", ["rate", "potential"])
+@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@LENGTHS
+def test_leaky_gradient_is_that_of_the_steps_that_follow(activation, lengths, of):
+    """That of a backward pass over them, and through f of the loss's own at this step."""
+    case, _ = leaky_case(of, activation, lengths)
+    params, x, h, dh = (case[name] for name in ("params", "x", "h", "dh"))
+    options = {"activation": activation, "leak": case["leak"], "backend": "numpy"}
+    got = layer_gradient_flow(**case).log10_gradient
+    ends = np.full(B, T) if lengths is None else np.array(lengths)
+    for t in range(T + 1):
+        left = np.maximum(ends - t, 0)
+        gradient = fastbptt.backward(params, x[t:], h[t:], dh[t:], lengths=left, **options).h0
+        if t > 0:
+            own = np.where((t <= ends)[:, None], dh[t - 1], 0)
+            if of == "potential":  # f alone: a layer without steps
+                own = fastbptt.backward(params, x[:0], h[t : t + 1], own, **options).h0
+            gradient += own
+        np.testing.assert_allclose(got[t], np.log10(np.linalg.norm(gradient)), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("of", ["rate", "potential"])
+def test_leaky_jacobian_agrees_with_central_differences(of):
+    case, states = leaky_case(of)
+    params, x = case["params"], case["x"]
+
+    def last(state):
+        v = np.empty((B, H)) if of == "potential" else None
+        h = fastbptt.forward(params, x[2:], state, leak=case["leak"], v=v, backend="numpy")
+        return h[-1] if v is None else v
+
+    columns = [
+        (last(states[2] + s) - last(states[2] - s)) / 2e-6 for s in 1e-6 * np.eye(H)
+    ]  # each (B, H), d last / d one unit of state 2
+    expected = np.linalg.norm(np.stack(columns, axis=-1), 2, axis=(1, 2))
+    got = 10 ** layer_gradient_flow(**case).log10_jacobian[2]
+    np.testing.assert_allclose(got, expected, rtol=1e-7)
+
+
+def test_a_unit_that_leaks_alone_forgets_by_hand():
+    """W_h = 0: of rates and of potentials 1 - alpha is left at each step, of identity."""
+    case = scalar_case(0.0, 40)
+    for of in ("rate", "potential"):
+        flow = layer_gradient_flow(**case, leak=Leak(0.1, of))
+        expected = 0.9 ** np.arange(40, -1, -1)
+        np.testing.assert_allclose(10 ** flow.log10_jacobian[:, 0], expected, rtol=1e-13)
+        np.testing.assert_allclose(10**flow.log10_gradient, expected, rtol=1e-13)
 
 
 # Of a model
@@ -281,8 +346,12 @@ def build(dtype="float64", **options):
 
 
 def plain_loss(made, x, y, layer, reverse, t, shift):
-    """Mean squared error, if `shift` (N, H) is added to one layer's states after t steps."""
+    """Mean squared error, if `shift` (N, H) is added to one layer's states after t steps.
+
+    With a leak of potentials, to these.
+    """
     weights, ys = made.parameters(), []
+    of, alpha = (made.leak.of, made.leak.alpha) if made.leak else (None, 1)
     top_last = made.output == "last" and layer == made.num_layers - 1
     for n, a in enumerate(x):
         at = min(t, len(a)) if top_last else t  # only the last states stay, to be read out
@@ -290,26 +359,29 @@ def plain_loss(made, x, y, layer, reverse, t, shift):
             sides, finals = [], []
             for d, way in enumerate(("", "reverse.")[: 1 + made.bidirectional]):
                 W_x, W_h, b = (weights[f"layers.{l}.{way}{name}"] for name in ("W_x", "W_h", "b"))
-                h, states = np.zeros(3), []
+                s, states = np.zeros(3), []
                 for k in range(len(a) + 1):
                     if k > 0:
-                        h = np.tanh((a[::-1] if d else a)[k - 1] @ W_x + h @ W_h + b)
+                        z = (a[::-1] if d else a)[k - 1] @ W_x + states[-1] @ W_h + b
+                        s = (1 - alpha) * s + alpha * (z if of == "potential" else np.tanh(z))
                     if (l, d) == (layer, reverse) and k == at:
-                        h = h + shift[n]
-                    states.append(h)
+                        s = s + shift[n]
+                    states.append(np.tanh(s) if of == "potential" else s)
                 sides.append(np.reshape(states[:0:-1] if d else states[1:], (-1, 3)))
-                finals.append(h)
+                finals.append(states[-1])
             a = np.concatenate(sides, axis=1)
         ys.append(a if made.output == "all" else np.concatenate(finals))
     residuals = [h @ weights["W_y"] + weights["b_y"] - of_n for h, of_n in zip(ys, y, strict=True)]
     return np.square(np.concatenate([r.ravel() for r in residuals])).mean()
 
 
+@LEAK
 @pytest.mark.parametrize("output", ["last", "all"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forwards", "both"])
 @pytest.mark.parametrize("counts", [(4, 4), (4, 2)], ids=["equal", "ragged"])
-def test_flow_of_a_model_agrees_with_central_differences(output, bidirectional, counts):
-    made = build(num_layers=2, bidirectional=bidirectional, output=output)
+def test_flow_of_a_model_agrees_with_central_differences(output, bidirectional, counts, of):
+    leak = None if of is None else Leak([0.3, 0.7, 1], of)
+    made = build(num_layers=2, bidirectional=bidirectional, output=output, leak=leak)
     rng = np.random.default_rng(2)
     x = [rng.standard_normal((n, 2)) for n in counts]
     y = [rng.standard_normal((n, 2)) if output == "all" else rng.standard_normal(2) for n in counts]

@@ -1,6 +1,7 @@
 """The layer in JAX: held to a `lax.scan` in float64, under every transformation."""
 
 import doctest
+import functools
 import json
 import os
 import pathlib
@@ -53,7 +54,9 @@ def scan(params, x, h0=None, lengths=None, activation="tanh", output="all"):
         return following, following
 
     last, h = jax.lax.scan(step, h0, (jnp.arange(len(x)), x))
-    return jnp.concatenate([h0[None], h]) if output == "all" else last
+    if output == "all":
+        return jnp.concatenate([h0[None], h])
+    return h if output == "steps" else last
 
 
 def arrays(dtype="float64", *front):
@@ -90,7 +93,7 @@ def test_states_and_gradients(lengths, activation):
     given = arrays()
 
     def transformed(states):
-        for output in "all", "last":
+        for output in "all", "steps", "last":
             of = loss(states, activation=activation, output=output)
             yield states(*given, lengths, activation, output=output)
             yield jax.grad(lambda *given, of=of: of(*given, lengths), (0, 1, 2))(*given)
@@ -133,7 +136,13 @@ def test_nothing(count):
     def transformed(f, output):
         return jax.grad(lambda *given: f(*given, output=output).sum(), (0, 1, 2))(params, x, h0)
 
-    assert_same(lambda f: [transformed(f, output) for output in ("all", "last")])
+    assert_same(lambda f: [transformed(f, output) for output in ("all", "steps", "last")])
+
+
+def test_gradients_at_the_steps_are_not_copied():
+    params, x, h0 = arrays()
+    of = jax.grad(loss(functools.partial(rnn, output="steps")), (0, 1, 2))
+    assert "pad[" not in str(jax.make_jaxpr(of)(params, x, h0))
 
 
 # vmap

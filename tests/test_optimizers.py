@@ -1,5 +1,6 @@
 """Optimizers against stored numbers and PyTorch's; their state, memory, and what they refuse."""
 
+import copy
 import doctest
 import json
 import math
@@ -602,6 +603,107 @@ def test_clip_turns_away(gradients, max_norm, error, words):
         clip_by_global_norm(gradients, max_norm)
     assert words in str(caught.value)
     np.testing.assert_array_equal(a, 7)
+
+
+# In one compiled function
+
+
+ADAMS = pytest.mark.parametrize("decay", [0.0, 0.5])
+
+
+def advanced(backend, size, dtype, max_norm, scale=1.0, **settings):
+    """Parameters, gradients and state after steps, as bytes, and what each step returned."""
+    rng, adam = np.random.default_rng(0), Adam(0.1, **settings)
+    # Not from the start of a cache line
+    p, d = (np.empty(size + 1, dtype)[1:] for _ in range(2))
+    p[...] = rng.standard_normal(size)
+    found, arrays = [], []
+    for _ in range(4):
+        d[...] = rng.standard_normal(size) * scale
+        found.append(adam.advance({"p": p}, {"p": d}, max_norm=max_norm, backend=backend))
+        arrays += [a.copy() for a in (p, d, *adam.state().values())]
+        adam.learning_rate *= 0.9
+    return found, [a.tobytes() for a in arrays]
+
+
+@ADAMS
+@DTYPES
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 127, 129, 136, 1000, 4099])
+def test_compiled_steps_have_the_bits_of_numpy(size, dtype, decay):
+    for max_norm in (None, 0.3, math.inf, 1e6):
+        given = size, dtype, max_norm
+        expected = advanced("numpy", *given, weight_decay=decay)
+        assert advanced("numba", *given, weight_decay=decay) == expected
+        assert expected[0] == [True] * 4
+
+
+@DTYPES
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-150, 1e30, 1e200, np.nan, np.inf], ids=str)
+def test_compiled_steps_of_extreme_gradients(scale, dtype):
+    with np.errstate(over="ignore", invalid="ignore"):
+        given = 20, dtype, 0.5, scale
+        expected = advanced("numpy", *given)
+        assert advanced("numba", *given) == expected
+    assert expected[0] == [scale < float(np.finfo(dtype).max)] * 4
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_step_says_whether_all_parameters_are_finite(backend):
+    adam, p = Adam(), np.zeros(30)
+    for _ in range(3):
+        assert adam.advance({"p": p}, {"p": np.ones(30)}, backend=backend)
+    p[17] = np.inf
+    assert not adam.advance({"p": p}, {"p": np.ones(30)}, backend=backend)
+    assert int(adam.state()["steps"]) == 4
+
+
+def test_steps_of_other_optimizers_and_arrays_are_as_ever():
+    class Mine(Adam):
+        def step(self, parameters, gradients):
+            parameters["p"][...] += 1
+
+    for optimizer in (SGD(0.1), RMSprop(0.1), Mine(0.1), Adam(0.1)):
+        for shape, names in (((4,), "p"), ((2, 3), "p"), ((4,), "pq")):
+            if type(optimizer) is Mine and names == "pq":
+                continue
+            found = []
+            for backend in ("numpy", "numba"):
+                used = copy.deepcopy(optimizer)
+                parameters = {name: np.ones(shape) for name in names}
+                for _ in range(3):
+                    gradients = {name: np.full(shape, 0.5) for name in names}
+                    assert used.advance(parameters, gradients, max_norm=0.3, backend=backend)
+                found.append([a.tobytes() for a in parameters.values()])
+            assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("max_norm", [0, -1.0, math.nan, "1"])
+def test_a_compiled_step_turns_away_what_clipping_does(max_norm):
+    adam, p = Adam(), np.zeros(3)
+    for _ in range(2):
+        adam.advance({"p": p}, {"p": np.ones(3)}, max_norm=1.0, backend="numba")
+    before = p.copy()
+    with pytest.raises((TypeError, ValueError), match="max_norm is"):
+        adam.advance({"p": p}, {"p": np.ones(3)}, max_norm=max_norm, backend="numba")
+    assert (p == before).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "gradients", "words"),
+    [
+        ({"q": np.zeros(3)}, {"q": np.ones(3)}, "parameters has the names"),
+        ({"p": np.zeros(3)}, {"q": np.ones(3)}, "gradients has the names"),
+        ({"p": np.zeros(4)}, {"p": np.ones(4)}, "has shape"),
+        ({"p": np.zeros(3)}, {"p": np.ones(3, "f4")}, "has dtype float32"),
+        ({"p": np.zeros(3)}, [np.ones(3)], "gradients is a list"),
+    ],
+)
+def test_a_compiled_step_turns_away_what_others_do(parameters, gradients, words):
+    adam = Adam()
+    adam.advance({"p": np.zeros(3)}, {"p": np.ones(3)}, backend="numba")
+    with pytest.raises((TypeError, ValueError), match=words):
+        adam.advance(parameters, gradients, backend="numba")
+    assert int(adam.state()["steps"]) == 1
 
 
 def test_docstring_examples():

@@ -696,7 +696,7 @@ def test_importing_the_package_does_not_import_numba():
 
 # Each module imports from lower layers only; what is not named here is the top.
 LAYERS = (
-    {"_notice", "_names"},
+    {"_notice", "_names", "_draws"},
     {"_uninterrupted"},
     {"reference"},
     {"_checks", "_extras"},
@@ -707,8 +707,8 @@ LAYERS = (
     {"_sequences", "_network"},
     {"_weights", "_sources", "datasets"},
     {"model"},
-    {"_storage", "diagnostics", "_exchange"},
-    {"training", "onnx", "_keras"},
+    {"_storage", "_exchange", "_fixed_points"},
+    {"training", "diagnostics", "onnx", "_keras"},
 )
 # RNN's methods import these when they are called.
 BY_METHODS = {"torch", "_keras"}
@@ -763,7 +763,7 @@ def test_imports_go_one_way(path):
 
 def test_the_front_door_imports_no_backend():
     assert set(imported_modules(PACKAGE / "rnn.py")) == {
-        "_checks", "_leak", "_noise", "_uninterrupted",
+        "_checks", "_draws", "_leak", "_noise", "_uninterrupted",
     }  # fmt: skip
     assert set(imported_modules(PACKAGE / "_checks.py")) == {"reference"}
 

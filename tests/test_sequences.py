@@ -268,3 +268,27 @@ def test_targets_of_an_array_with_other_steps(T):
     x = _sequences.inputs(np.zeros((3, 5, 2)), [3, 0, 2], 2, F4)
     with pytest.raises(ValueError, match=f"y has shape .3, {T}, 1., expected T = 5, as in x"):
         _sequences.targets(np.zeros((3, T, 1)), x, "all", 1, mse, F4)
+
+
+def test_inputs_are_the_same_numbers_as_a_window():
+    rng = np.random.default_rng(0)
+    long = rng.standard_normal((3, _sequences.MOST_BYTES // 8 + 1, 1))
+    short = rng.standard_normal((5, 7, 2))
+    tokens = rng.integers(0, 4, (5, 7))
+    for found in (
+        _sequences.inputs(short, None, 2, F8),
+        _sequences.inputs(short, None, 2, F8).part(slice(1, 4)),
+        _sequences.inputs(short, [7, 2, 0, 5, 7], 2, F8),
+        _sequences.inputs(short, [4] * 5, 2, F8),  # of equal length, but not close together
+        _sequences.inputs([*short], None, 2, F8),
+        _sequences.inputs(short[:, :0], None, 2, F8),
+        _sequences.inputs(long, None, 1, F8),
+        _sequences.inputs(tokens, None, 4, F8),
+    ):
+        for index in ([2, 0, 2], [1], []):
+            for given in ((), (2,), (2, 3)):
+                got = found.inputs(np.array(index, int), *given)
+                expected = found.window(np.array(index, int), *given)
+                assert got.dtype == expected.dtype
+                np.testing.assert_array_equal(got, expected)
+                assert not np.shares_memory(got, found.steps)

@@ -78,13 +78,21 @@ def run(*args, **environment):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("number", [1, 40, 150, 240])
+ERRORS = {"ctrl_c": "KeyboardInterrupt", "no_memory": "MemoryError"}
+AT = 1, 40, 150, 240
+
+
 @pytest.mark.parametrize(
-    ("trouble", "error"), [("ctrl_c", "KeyboardInterrupt"), ("no_memory", "MemoryError")]
+    ("trouble", "number"),
+    [
+        pytest.param(trouble, number, marks=() if (n + k) % 2 else pytest.mark.slow)
+        for k, trouble in enumerate(ERRORS)
+        for n, number in enumerate(AT)
+    ],
 )
-def test_while_importing(trouble, error, number):
+def test_while_importing(trouble, number):
     raised, off, same = run("import", f"{trouble}={number}")
-    assert raised == [error]
+    assert raised == [ERRORS[trouble]]
     assert off < 1e-6
     assert same
 

@@ -4,5 +4,8 @@ README.md beside this file says how a call runs, what the words mean, and in whi
 """
 
 from fastbptt.kernels._drivers import backward, forward, readout, readout_backward, warmup
+from fastbptt.kernels._training import adam, cross_entropy, mse
 
-__all__ = ["backward", "forward", "readout", "readout_backward", "warmup"]
+__all__ = [
+    "adam", "backward", "cross_entropy", "forward", "mse", "readout", "readout_backward", "warmup",
+]  # fmt: skip

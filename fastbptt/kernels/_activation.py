@@ -283,6 +283,15 @@ def sigmoid(z):
     return far.where(one / total * _power_of_two(exponent - n), p.fma(0.5, 0.5))
 
 
+def exp_minus(size):
+    """exp(-size) for size of at least 0."""
+    bits = _bits(size)
+    n, p = _exp(_least(size, ZERO_FROM[bits]) * -1.0)
+    # It may be subnormal: two powers of two
+    exponent = _least(n * -1.0, LARGE[bits]) * -1.0
+    return (p + 1.0) * _power_of_two(exponent) * _power_of_two(n - exponent)
+
+
 def softplus(z):
     """ln(2) + (z/2 + w G(w)) with w = z^2 for |z| <= 1, beyond max(z, 0) + log(1 + exp(-|z|)).
 
@@ -294,10 +303,7 @@ def softplus(z):
     bits = _bits(z)
     size = (z.bits() & ((1 << (bits - 1)) - 1)).as_float(z)
     near = z.constant(1.0) >= size
-    n, p = _exp(_least(size, ZERO_FROM[bits]) * -1.0)
-    # exp(-|z|) may be subnormal: two powers of two
-    exponent = _least(n * -1.0, LARGE[bits]) * -1.0
-    u = (p + 1.0) * _power_of_two(exponent) * _power_of_two(n - exponent)
+    u = exp_minus(size)
     s = u / (u + 2.0)
     w = near.where(z * z, s * s)
     pairs = zip(LOG_COSH[bits], ATANH[bits], strict=True)

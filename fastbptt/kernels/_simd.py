@@ -415,51 +415,112 @@ def multiply_add(typingctx, v, w, plus):
     return v(v, w, plus), emit
 
 
-@intrinsic
-def dot(typingctx, p, q, n):
-    """The sum over k < n of p[k] q[k]; whole lines of memory are read, and what is behind ignored.
+def _emit_dots(builder, p, qs, n):
+    """The sums over k < n of p[k] q[k] for each q.
 
     Summed by as many lanes as a line has elements, then halves are added to halves: in the same
     order whatever vectors the CPU has.
     """
+    bits = 64 if isinstance(p.type.pointee, ir.DoubleType) else 32
+    lanes = LINE * 8 // bits
+    vector = ir.VectorType(p.type.pointee, lanes)
+    before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    none = ir.Constant(vector, [0.0] * lanes)
+    builder.cbranch(builder.icmp_signed(">", n, INT64(0)), loop, after)
+
+    builder.position_at_end(loop)
+    k, products = builder.phi(INT64), [builder.phi(vector) for _ in qs]
+    counts = Vec(builder, _first(builder, builder.sub(n, k), vector))
+    v = counts.where(emit_load(builder, builder.gep(p, [k]), vector), Vec(builder, none))
+    more = [
+        v.fma(emit_load(builder, builder.gep(q, [k]), vector), Vec(builder, so_far)).value
+        for q, so_far in zip(qs, products, strict=True)
+    ]
+    following = builder.add(k, INT64(lanes))
+    k.add_incoming(INT64(0), before)
+    k.add_incoming(following, loop)
+    for so_far, then in zip(products, more, strict=True):
+        so_far.add_incoming(none, before)
+        so_far.add_incoming(then, loop)
+    builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
+
+    builder.position_at_end(after)
+    found = []
+    for then in more:
+        v = builder.phi(vector)
+        v.add_incoming(none, before)
+        v.add_incoming(then, loop)
+        found.append(v)
+    while lanes > 1:
+        lanes //= 2
+        index = [
+            ir.Constant(ir.VectorType(INT32, lanes), [half * lanes + i for i in range(lanes)])
+            for half in range(2)
+        ]
+        found = [
+            builder.fadd(*(builder.shuffle_vector(v, v, half) for half in index)) for v in found
+        ]
+    return [builder.extract_element(v, INT32(0)) for v in found]
+
+
+DOTS = 4  # dot products at once: one alone waits for each multiply-add
+
+
+@intrinsic
+def dots(typingctx, out, p, q, ldq, n):
+    """out[j] = sum of p[k] q[j, k] over k < n, for j < DOTS; rows of q are ldq elements apart.
+
+    Whole lines of memory are read, and what is behind ignored.
+    """
+
+    def emit(context, builder, signature, args):
+        out, p, q, ldq, n = args
+        qs = [builder.gep(q, [builder.mul(ldq, INT64(j))]) for j in range(DOTS)]
+        for j, value in enumerate(_emit_dots(builder, p, qs, n)):
+            builder.store(value, builder.gep(out, [INT64(j)]))
+        return context.get_dummy_value()
+
+    return types.void(out, p, q, types.intp, types.intp), emit
+
+
+@intrinsic
+def dot(typingctx, p, q, n):
+    """One of them, with the same bits."""
 
     def emit(context, builder, signature, args):
         p, q, n = args
-        lanes = LINE * 8 // signature.args[0].dtype.bitwidth
-        vector = ir.VectorType(p.type.pointee, lanes)
-        before, loop = builder.block, builder.append_basic_block()
-        after = builder.append_basic_block()
-        none = ir.Constant(vector, [0.0] * lanes)
-        zeros = Vec(builder, none)
-        builder.cbranch(builder.icmp_signed(">", n, INT64(0)), loop, after)
-
-        builder.position_at_end(loop)
-        k, products = builder.phi(INT64), builder.phi(vector)
-        counts = _first(builder, builder.sub(n, k), vector)
-        v = Vec(builder, counts).where(emit_load(builder, builder.gep(p, [k]), vector), zeros)
-        more = v.fma(emit_load(builder, builder.gep(q, [k]), vector), Vec(builder, products)).value
-        following = builder.add(k, INT64(lanes))
-        k.add_incoming(INT64(0), before)
-        k.add_incoming(following, loop)
-        products.add_incoming(none, before)
-        products.add_incoming(more, loop)
-        builder.cbranch(builder.icmp_signed("<", following, n), loop, after)
-
-        builder.position_at_end(after)
-        v = builder.phi(vector)
-        v.add_incoming(none, before)
-        v.add_incoming(more, loop)
-        while lanes > 1:
-            lanes //= 2
-            index = [
-                ir.Constant(ir.VectorType(INT32, lanes), [half * lanes + i for i in range(lanes)])
-                for half in range(2)
-            ]
-            low, high = [builder.shuffle_vector(v, v, lane) for lane in index]
-            v = builder.fadd(low, high)
-        return builder.extract_element(v, INT32(0))
+        return _emit_dots(builder, p, [q], n)[0]
 
     return p.dtype(p, q, types.intp), emit
+
+
+@intrinsic
+def transpose(typingctx, to, ldt, a, lda):
+    """to[j, i] = a[i, j] for i, j < LANES; rows are ldt and lda elements apart."""
+
+    def emit(context, builder, signature, args):
+        to, ldt, a, lda = args
+        vector = ir_vector(signature.args[0].dtype)
+        n = vector.count
+        rows = [
+            emit_load(builder, builder.gep(a, [builder.mul(lda, INT64(i))]), vector).value
+            for i in range(n)
+        ]
+        # Element (i, j) is number i n + j of all; each round shifts the bits of these numbers
+        # round by one place.
+        mixed = [i // 2 + i % 2 * n for i in range(2 * n)]
+        halves = [ir.Constant(ir.VectorType(INT32, n), mixed[i : i + n]) for i in (0, n)]
+        done = 1
+        while done < n:
+            pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
+            rows = [builder.shuffle_vector(u, v, half) for u, v in pairs for half in halves]
+            done *= 2
+        for j, row in enumerate(rows):
+            place = builder.gep(to, [builder.mul(ldt, INT64(j))])
+            emit_store(builder, Vec(builder, row), place)
+        return context.get_dummy_value()
+
+    return types.void(to, types.intp, a, types.intp), emit
 
 
 # Atomics, on int64 counters shared by threads.

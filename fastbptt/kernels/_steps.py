@@ -6,6 +6,8 @@ padded with zeros.
 
 What does a row or more at each call is compiled by itself (`njit`).  The rest is inlined, which
 makes it faster, but takes time to compile that grows with the square of what has been inlined.
+Loops over the vectors of a panel's row run over all of them, and leave out those behind the last
+column: of a constant number LLVM makes no loop.
 """
 
 from typing import Any, NamedTuple
@@ -29,10 +31,12 @@ from fastbptt.kernels._plain import (
 from fastbptt.kernels._rows import copy_row, copy_row_padded, fill_rows, row
 from fastbptt.kernels._schedules import forward_space
 from fastbptt.kernels._simd import (
+    DOTS,
     ITEMSIZE,
     LANES,
     add,
     dot,
+    dots,
     get,
     load,
     load_first,
@@ -43,6 +47,7 @@ from fastbptt.kernels._simd import (
     put,
     store,
     store_first,
+    transpose,
     zeros,
 )
 from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
@@ -64,11 +69,19 @@ def pack_panel(panel, w, w_k, w_n, K, n):
             for v in range(0, width, LANES(panel)):
                 there = offset(offset_bytes(w, k * w_k), v)
                 store(offset(panel, k * width + v), load_first(there, n - v))
-    else:
-        for c in range(width):
-            for k in range(K):
-                value = get(offset_bytes(w, k * w_k + c * w_n), 0) if c < n else 0.0
-                put(panel, k * width + c, value)
+        return
+    lanes, k, whole = LANES(panel), 0, 0
+    if w_k == ITEMSIZE(panel) and w_n % ITEMSIZE(panel) == 0:
+        whole = n // lanes * lanes  # columns that are transposed by vectors
+        while k + lanes <= K:
+            for v in range(0, whole, lanes):
+                there = offset(offset_bytes(w, v * w_n), k)
+                transpose(offset(panel, k * width + v), width, there, w_n // ITEMSIZE(panel))
+            k += lanes
+    for c in range(width):
+        for j in range(k if c < whole else 0, K):
+            value = get(offset_bytes(w, j * w_k + c * w_n), 0) if c < n else 0.0
+            put(panel, j * width + c, value)
 
 
 @inlined
@@ -139,20 +152,23 @@ def forward_step(p, t, rows, panel, panels, alone, now, after, added, index, c):
             a = offset(now, r * p.plan.lda)
             b = offset(start, width)
             tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
-            for i in range(m):
-                before = offset(now, (r + i) * p.plan.lda + skip)
-                state = offset(after, (r + i) * p.plan.lda + skip)
-                more = offset(added, (r + i) * p.plan.ldn + skip)
-                b = get(index, r + i)
-                out = offset(h, b * p.H + skip)
-                for v in range(0, n, lanes):
-                    z, at, left = load(offset(c, i * width + v)), skip + v, n - v
-                    f = new_state(p, z, t, b, at, left, offset(before, v), offset(more, v))
-                    if p.R > 0 and alone:
-                        store(offset(state, v), f)
-                    elif p.R > 0:
-                        store_first(offset(state, v), f, left)
-                    store_first(offset(out, v), f, left)
+            for i in range(m * take):  # one of them is 1
+                line, begin = (r + i, skip) if take == 1 else (r, skip + i * width)
+                before = offset(now, line * p.plan.lda + begin)
+                state = offset(after, line * p.plan.lda + begin)
+                more = offset(added, line * p.plan.ldn + begin)
+                b = get(index, line)
+                out = offset(h, b * p.H + begin)
+                for v in range(0, width, lanes):
+                    at, left = begin + v, p.H - begin - v
+                    if left > 0:
+                        z = load(offset(c, i * width + v))
+                        f = new_state(p, z, t, b, at, left, offset(before, v), offset(more, v))
+                        if p.R > 0 and alone:
+                            store(offset(state, v), f)
+                        elif p.R > 0:
+                            store_first(offset(state, v), f, left)
+                        store_first(offset(out, v), f, left)
 
 
 @inlined
@@ -321,37 +337,40 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
         panel += take
         for q in range(count):
             goes = q < tiles_going
-            begin, rows, parts, part, k = span.lo, span.going - span.lo, tiles_going, q, p.H
+            first, rows, parts, part, k = span.lo, span.going - span.lo, tiles_going, q, p.H
             if not goes:
-                begin, rows, k = span.going, span.last - span.going, 0
+                first, rows, k = span.going, span.last - span.going, 0
                 parts, part = count - tiles_going, q - tiles_going
-            r = begin + split(rows, parts, part)
-            m = begin + split(rows, parts, part + 1) - r
+            r = first + split(rows, parts, part)
+            m = first + split(rows, parts, part + 1) - r
             b = offset(start, width)
             tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
             enters = p.every_step or not goes
-            for i in range(m):
-                place = span.first + r + i
+            for i in range(m * take):  # one of them is 1
+                line, begin = (r + i, skip) if take == 1 else (r, skip + i * width)
+                place = span.first + line
                 b = get(p.order, place)
-                h = offset(row(p.h, t, b), skip)
-                dh = offset(row(p.dh, t - 1, b), skip)
+                h = offset(row(p.h, t, b), begin)
+                dh = offset(row(p.dh, t - 1, b), begin)
                 # What step t - 1 will read: long series come from main memory.
-                h_before = offset(row(p.h, t - 1, b), skip)
-                dh_before = offset(row(p.dh, t - 2, b), skip)
-                dz = offset(new, (r + i) * ldz + skip)
-                kept = offset(states, (r + i) * lanes + skip * capacity)
-                for v in range(0, n, lanes):
-                    prefetch(offset(h_before, v))
-                    prefetch(offset(dh_before, v))
-                    gradient = load(offset(c, i * width + v))
-                    if enters:
-                        gradient = add(gradient, load_first(offset(dh, v), n - v))
-                    state = load_first(offset(h, v), n - v)
-                    if keeps and goes:
-                        store(offset(kept, v * capacity), state)
-                    before, at, left = offset(h_before, v), skip + v, n - v
-                    gradient = gradient_at_z(p, gradient, state, before, place, at, left, goes)
-                    store(offset(dz, v), gradient)
+                h_before = offset(row(p.h, t - 1, b), begin)
+                dh_before = offset(row(p.dh, t - 2, b), begin)
+                dz = offset(new, line * ldz + begin)
+                kept = offset(states, line * lanes + begin * capacity)
+                for v in range(0, width, lanes):
+                    at, left = begin + v, p.H - begin - v
+                    if left > 0:
+                        before = offset(h_before, v)
+                        prefetch(before)
+                        prefetch(offset(dh_before, v))
+                        gradient = load(offset(c, i * width + v))
+                        if enters:
+                            gradient = add(gradient, load_first(offset(dh, v), left))
+                        state = load_first(offset(h, v), left)
+                        if keeps and goes:
+                            store(offset(kept, v * capacity), state)
+                        gradient = gradient_at_z(p, gradient, state, before, place, at, left, goes)
+                        store(offset(dz, v), gradient)
 
 
 @inlined
@@ -472,10 +491,6 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
         for i in range(0, end, MT(p.packed)):
             m = min(MT(p.packed), end - i)
-            to = offset(sums.dW_h if to_h else sums.dW_x, (base + i) * p.H + skip)
-            for j in range(m):
-                for v in range(0, n, lanes):
-                    prefetch(offset(to, j * p.H + v))
             tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
@@ -483,11 +498,12 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
                 if not to_h and number == p.I:
                     to = sums.db
                 to = offset(to, skip)
-                for v in range(0, n, lanes):
-                    gradient = load(offset(c, j * width + v))
-                    if block.number > 0:
-                        gradient = add(load_first(offset(to, v), n - v), gradient)
-                    store_first(offset(to, v), gradient, n - v)
+                for v in range(0, width, lanes):
+                    if v < n:
+                        gradient = load(offset(c, j * width + v))
+                        if block.number > 0:
+                            gradient = add(load_first(offset(to, v), n - v), gradient)
+                        store_first(offset(to, v), gradient, n - v)
 
 
 @inlined
@@ -518,8 +534,11 @@ def input_gradient(p, buffer, group, block, part, slot):
             panels = 0
             for r in range(lo, hi):
                 dz, to = offset(dzs, r * ldz), offset(out, get(index, r) * columns)
-                for i in range(columns):
-                    put(to, i, dot(dz, offset(start, width + i * ldz), p.H))
+                whole, W_x = columns // DOTS * DOTS, offset(start, width)
+                for i in range(0, whole, DOTS):
+                    dots(offset(to, i), dz, offset(W_x, i * ldz), ldz, p.H)
+                for i in range(whole, columns):
+                    put(to, i, dot(dz, offset(W_x, i * ldz), p.H))
         for skip in range(0, panels * width, width):
             n = min(width, columns - skip)
             for r in range(lo, hi, height):
@@ -529,11 +548,13 @@ def input_gradient(p, buffer, group, block, part, slot):
                 for i in range(m):
                     to = offset(out, get(index, r + i) * columns + skip)
                     place = group * p.plan.group + r + i - block.last
-                    for v in range(0, n, lanes):
-                        gradient, left = load(offset(c, i * width + v)), n - v
-                        if of_state:
-                            gradient = initial_gradient(p, gradient, place, skip + v, left)
-                        store_first(offset(to, v), gradient, left)
+                    for v in range(0, width, lanes):
+                        left = n - v
+                        if left > 0:
+                            gradient = load(offset(c, i * width + v))
+                            if of_state:
+                                gradient = initial_gradient(p, gradient, place, skip + v, left)
+                            store_first(offset(to, v), gradient, left)
             start = offset(start, p.plan.height * width)
 
 
