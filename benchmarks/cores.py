@@ -354,6 +354,8 @@ def together(counts):
     loop, *seconds = take_turns(timed, ROUNDS, together=0.01)
     # Without what passes until the second thread has come.
     *met, exchanging = np.diff(np.reshape(seconds, (-1, 2)))[:, 0] / (MANY - FEW)
+    if loop > 1e-4 or min(met) <= 0:
+        raise SystemExit("The two threads hardly ever ran side by side: the machine is too busy.")
     byte = max((exchanging - met[0]) / (8 * NUMBERS / 2), 0.0)
     return Together(loop, dict(zip(counts, met, strict=True)), byte)
 
