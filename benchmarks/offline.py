@@ -1,10 +1,14 @@
-"""Make the pages that `asv publish` wrote work without internet.
+"""Make the pages that `asv publish` wrote work without internet, with axes that can be read.
 
     asv publish && python -m benchmarks.offline && asv preview
 
 asv's page loads jQuery, Flot, Bootstrap and others from public hosts.  This puts copies of them
 from the npm registry, with their licences, beside the page, and makes it load those.  Packages are
 kept under .asv/npm, so that only the first run needs the registry.
+
+As asv draws them, plots open with commits that nothing names, and ratios on a scale that begins at
+the least of them, where noise looks like a change.  Here they open with dates, and from 0; the
+page's buttons change that.
 """
 
 import argparse
@@ -93,6 +97,44 @@ PACKAGES = (
 FETCHED = re.compile(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]*)"[^>]*>')
 
 
+# What plots open with: the script's own lines, and what they become.
+AXES = (
+    ("    var date_scale = false;\n", "    var date_scale = true;\n"),
+    (
+        """                if (unit && unit != "unit") {
+                    unit_name = unit;
+""",
+        """                if (!zoom_y_axis) {
+                    options.yaxis.min = 0.0;
+                    options.yaxis.max = max * 1.3;
+                }
+                if (unit && unit != "unit") {
+                    unit_name = unit;
+""",
+    ),
+)
+BUTTON = '<a id="date-scale" class="btn'
+
+
+def with_axes(script):
+    """The script that draws the plots, with dates from left to right and numbers from 0.
+
+    Raises
+    ------
+    ValueError
+        If it does not have the lines to change, as that of another asv may not.
+    """
+    for line, other in AXES:
+        script = _exchanged(script, line, other)
+    return script
+
+
+def _exchanged(text, part, other):
+    if text.count(part) != 1:
+        raise ValueError(f"asv's page has {part.strip()!r} {text.count(part)} times, expected once")
+    return text.replace(part, other)
+
+
 def localise(page):
     """The page with local addresses in place of those that FETCHED finds.
 
@@ -156,7 +198,9 @@ def main():
     page = localise(index.read_text("utf-8"))
     for package in PACKAGES:
         unpack(package, fetch(package, args.registry, args.html.parent / "npm"), args.html / "npm")
-    index.write_text(page, "utf-8")
+    script = args.html / "graphdisplay.js"
+    script.write_text(with_axes(script.read_text("utf-8")), "utf-8")
+    index.write_text(_exchanged(page, BUTTON, f"{BUTTON} active"), "utf-8")
     print(f"{index}: {len(PACKAGES)} packages under {args.html / 'npm'}, nothing loaded elsewhere")
 
 

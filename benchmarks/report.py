@@ -1,18 +1,18 @@
 """One forward and one backward, compared with other libraries: a page, a picture and a table.
 
     python -m benchmarks.report [--dtype float64] [--rounds 3] [--output .asv/report]
+                                [--python OTHER/bin/python ...]
 
 Writes OUTPUT.html, one file that loads nothing else, and OUTPUT.png, and prints the README's
-table, all from one run of some minutes on this machine; needs matplotlib.  Libraries that are not
-installed are left out.  Each runs in processes of its own, in turn, since idle threads of one
-(OpenBLAS's spin for 0.1 s after a product) would slow down the next; the least time of several
-rounds counts.  Each library uses its default number of threads, all the cores that it sees.
+table, all from one run of some minutes on this machine; needs matplotlib.  Libraries that neither
+this Python has installed nor one of the others given are left out.  Each runs in processes of its
+own, in turn, since idle threads of one (OpenBLAS's spin for 0.1 s after a product) would slow down
+the next; the least time of several rounds counts.  Each library uses its default number of threads,
+all the cores that it sees.
 """
 
 import argparse
 import html
-import importlib.metadata
-import importlib.util
 import io
 import os
 import platform
@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 import fastbptt
 
 from .suite import epoch, peak
-from .suite.common import SHAPES, operations, sizes, take_turns
+from .suite.common import SHAPES, SIZES, operations, sizes, take_turns
 
 # Around one shape: the cost of more steps, sequences or units.
 SWEEPS = {
@@ -38,10 +38,22 @@ SWEEPS = {
     "H": [f"50 32 32 {H}" for H in (16, 32, 64, 128, 256, 512)],
 }
 AXES = {"T": "time steps T", "B": "sequences B", "H": "hidden units H"}
-NAMES = {"fastbptt": "fastbptt", "numpy": "NumPy", "torch": "PyTorch", "jax": "JAX"}
+NAMES = {
+    "fastbptt": "fastbptt",
+    "numpy": "NumPy",
+    "torch": "PyTorch",
+    "jax": "JAX",
+    "onednn": "oneDNN",
+}
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers for black and white.
-COLOURS = {"fastbptt": "#0072B2", "numpy": "#A6A6A6", "torch": "#E69F00", "jax": "#009E73"}
-MARKERS = {"fastbptt": "o", "numpy": "s", "torch": "^", "jax": "D"}
+COLOURS = {
+    "fastbptt": "#0072B2",
+    "numpy": "#A6A6A6",
+    "torch": "#E69F00",
+    "jax": "#009E73",
+    "onednn": "#CC79A7",
+}
+MARKERS = {"fastbptt": "o", "numpy": "s", "torch": "^", "jax": "D", "onednn": "v"}
 
 
 class Run(NamedTuple):
@@ -65,23 +77,40 @@ class Run(NamedTuple):
         return [library for library in self.seconds if library != "fastbptt"]
 
 
-def measure(dtype, rounds):
+def alone(python, *arguments):
+    """The lines that `benchmarks.alone` prints in a process of its own."""
+    command = [python, "-m", "benchmarks.alone", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()
+
+
+def installed(dtype, pythons):
+    """Of each library, the first Python that has it, and which version."""
+    found = {}
+    for python in pythons:
+        for line in alone(python, "--installed"):
+            name, version = line.split()
+            found.setdefault(name, (python, version))
+    if dtype != "float32":
+        found.pop("onednn", None)
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def measure(dtype, rounds, pythons):
     """Run every library that is installed, in turn, for a number of rounds."""
     burn, count = peak.burner(dtype)
-    libraries = [name for name in NAMES if importlib.util.find_spec(name)]
+    libraries = installed(dtype, pythons)
     shapes = [*SHAPES, *(shape for sweep in SWEEPS.values() for shape in sweep)]
     shapes = list(dict.fromkeys(shapes))
     cases = {name: shapes + ["epoch"] * (name in epoch.LIBRARIES) for name in libraries}
     seconds = {name: dict.fromkeys(cases[name], float("inf")) for name in libraries}
     limit = float("inf")
     for number in range(rounds):
-        for name in libraries:
+        for name, (python, _) in libraries.items():
             print(f"round {number + 1} of {rounds}: {NAMES[name]}", file=sys.stderr)
             limit = min(limit, *take_turns((burn,)))
-            command = [sys.executable, "-m", "benchmarks.alone", "--dtype", dtype, name]
-            command += cases[name]
-            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            for case, line in zip(cases[name], lines.split(), strict=True):
+            lines = alone(python, "--dtype", dtype, name, *cases[name])
+            for case, line in zip(cases[name], lines, strict=True):
                 seconds[name][case] = min(seconds[name][case], float(line))
     return Run(dtype, count / limit, seconds, describe(libraries, dtype, count / limit))
 
@@ -94,7 +123,9 @@ def describe(libraries, dtype, rate):
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = [f"fastbptt {fastbptt.__version__}"]
-    versions += [f"{NAMES[name]} {importlib.metadata.version(name)}" for name in libraries[1:]]
+    versions += [
+        f"{NAMES[name]} {version}" for name, (_, version) in libraries.items() if name != "fastbptt"
+    ]
     return {
         "Processor": f"{model}, {cores} cores",
         "Vectors": f"{8 * peak.vector_bytes()} bits",
@@ -107,14 +138,22 @@ def describe(libraries, dtype, rate):
 
 def table(run):
     """The README's table, in Markdown."""
-    heads = [f"{NAMES[name]}, us" for name in run.seconds]
-    heads += [f"{NAMES[name]} / fastbptt" for name in run.rivals]
+    heads = ["fastbptt", "of peak", *(NAMES[name] for name in run.rivals)]
     rows = [f"| T B I H | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
     for shape in SHAPES:
-        cells = [f"{times[shape] * 1e6:,.0f}" for times in run.seconds.values()]
-        cells += [f"{run.ratio(name, shape):.1f}" for name in run.rivals]
+        cells = [readable(run.seconds["fastbptt"][shape])]
+        cells.append(f"{run.share('fastbptt', shape):.0f} %")
+        cells += [as_long(run.ratio(name, shape)) for name in run.rivals]
         rows.append(f"| {shape} | {' | '.join(cells)} |")
+    ratios = ([run.ratio(name, shape) for shape in SHAPES] for name in run.rivals)
+    means = map(as_long, map(statistics.geometric_mean, ratios))
+    rows.append(f"| geometric mean | | | {' | '.join(means)} |")
     return "\n".join(rows)
+
+
+def as_long(ratio):
+    """Such as "1.05×", "12.3×"."""
+    return f"{ratio:.{2 if ratio < 1.995 else 1}f}×"
 
 
 def readable(seconds):
@@ -142,7 +181,7 @@ def draw_bars(ax, run, case):
     for y, name in enumerate(libraries):
         label, weight = " " + readable(times[y]), "bold"
         if name != "fastbptt":
-            label, weight = f"{label}  {run.ratio(name, case):.1f}×", "normal"
+            label, weight = f"{label}  {as_long(run.ratio(name, case))}", "normal"
         ax.text(times[y], y, label, va="center", fontsize=8, fontweight=weight)
     ax.set_yticks(range(len(libraries)), [NAMES[name] for name in libraries], fontsize=8)
     ax.invert_yaxis()
@@ -153,7 +192,7 @@ def draw_bars(ax, run, case):
 
 def draw_times(figure, run):
     """One panel for each shape."""
-    for shape, ax in zip(SHAPES, figure.subplots(3, 4).flat, strict=True):
+    for shape, ax in zip(SHAPES, figure.subplots(4, 4).flat, strict=True):
         draw_bars(ax, run, shape)
         title = "  ".join(f"{n} {size}" for n, size in zip("TBIH", shape.split(), strict=True))
         ax.set_title(title, fontsize=9, loc="left")
@@ -210,10 +249,10 @@ def draw_scaling(figure, run):
 PARTS = (
     (
         "Time",
-        "One forward and one backward, every gradient included. Each panel has a scale of its own, "
-        "from 0; × says how many times as long as fastbptt.",
+        f"One forward and one backward of {SIZES}, every gradient included. Each panel has a scale "
+        "of its own, from 0; × says how many times as long as fastbptt.",
         draw_times,
-        (11, 5.4),
+        (11, 8.4),
     ),
     (
         "An epoch of training",
@@ -225,9 +264,9 @@ PARTS = (
     (
         "Share of the machine's peak",
         "Floating-point operations, 6 T B H (I + H), over time, beside what the machine's units do "
-        "when nothing else holds them up. Shapes are T B I H.",
+        f"when nothing else holds them up. Shapes are T B I H: {SIZES}.",
         draw_shares,
-        (11, 4.2),
+        (11, 5.0),
     ),
     (
         "Scaling",
@@ -310,6 +349,8 @@ def page(run):
 <div class="cards">{cards}</div>
 {parts}
 <h2>In numbers</h2>
+<p>{SIZES}; fastbptt's time for a forward and a backward, its share of the machine's peak, and how
+many times as long the others take.</p>
 <div class="scroll"><table>{rows_of(table(run))}</table></div>
 <h2>The machine</h2>
 <table class="machine">{machine}</table>
@@ -336,8 +377,9 @@ def main():
     cli.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     cli.add_argument("--rounds", type=int, default=3)
     cli.add_argument("--output", type=Path, default=Path(".asv/report"))
+    cli.add_argument("--python", nargs="*", default=[], help="others, for what this one lacks")
     args = cli.parse_args()
-    run = measure(args.dtype, args.rounds)
+    run = measure(args.dtype, args.rounds, [sys.executable, *args.python])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.with_suffix(".html").write_text(page(run), "utf-8")
     picture(run, args.output.with_suffix(".png"))

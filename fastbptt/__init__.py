@@ -49,7 +49,7 @@ __all__ = [
     "save",
     "warmup",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from fastbptt import datasets as datasets

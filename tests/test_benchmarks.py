@@ -14,7 +14,7 @@ import pytest
 
 import fastbptt
 from benchmarks import offline, roofline
-from benchmarks.suite import common, peak, rivals
+from benchmarks.suite import common, leaky, peak, rivals
 
 # What a page can name that a browser would fetch from another host.
 FOREIGN = re.compile(r"""(?:src|href|url|@import)\s*[=(]?\s*["']?(?:https?:)?//""")
@@ -50,6 +50,18 @@ def test_the_installed_asv_can_be_localised():
     assert len(FOREIGN.findall(got)) == sum(map(bool, map(FOREIGN.search, links)))
 
 
+def test_plots_of_the_installed_asv_open_with_dates_and_from_0():
+    asv = pytest.importorskip("asv")
+    folder = Path(asv.__file__).parent / "www"
+    script = (folder / "graphdisplay.js").read_text("utf-8")
+    got = offline.with_axes(script)
+    assert len(got.splitlines()) == len(script.splitlines()) + 4
+    assert got.count("options.yaxis.min = 0.0;") == script.count("options.yaxis.min = 0.0;") + 1
+    assert (folder / "index.html").read_text("utf-8").count(offline.BUTTON) == 1
+    with pytest.raises(ValueError, match="'var date_scale = false;' 0 times, expected once"):
+        offline.with_axes(got)
+
+
 def test_a_page_that_loads_something_unknown_is_refused():
     with pytest.raises(ValueError, match=r"loads https://example\.org/other\.js, expected one of"):
         offline.localise(PAGE + '<script src="https://example.org/other.js"></script>')
@@ -77,9 +89,19 @@ def test_a_package_other_than_expected_is_refused(tmp_path):
         offline.fetch(package, "http://127.0.0.1:9", tmp_path)
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch", "jax", "fastbptt.jax"])
+@pytest.mark.parametrize("library", ["torch", "torch.hoisted", "jax"])
+def test_leaky_layers_compute_the_same(library):
+    pytest.importorskip(library.partition(".")[0])
+    expected = leaky.gradients("fastbptt", "5 3 2 4")
+    got = leaky.gradients(library, "5 3 2 4")
+    for name, g, e in zip(("W_x", "theta", "b", "x"), got, expected, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax", "onednn", "fastbptt.jax"])
 def test_rivals_compute_the_same(library):
-    pytest.importorskip(library.removeprefix("fastbptt."))
+    if rivals.version(library.removeprefix("fastbptt.")) is None:
+        pytest.skip(f"{library} is not installed")
     expected = rivals.step("fastbptt", "5 3 2 4")()
     got = rivals.step(library, "5 3 2 4")()
     for name, g, e in zip(("W_x", "W_h", "b", "x"), got, expected, strict=True):
@@ -117,9 +139,13 @@ found = io.StringIO()
 list_benchmarks(sys.argv[1], found)
 from suite.peak import burner
 burner("float32")
-names = [benchmark["name"] for benchmark in json.loads(found.getvalue())]
-print(json.dumps([names, "benchmarks" in sys.modules]))
+shown = ("name", "unit", "pretty_name")
+listed = [[benchmark.get(key) for key in shown] for benchmark in json.loads(found.getvalue())]
+print(json.dumps([listed, "benchmarks" in sys.modules]))
 """
+# What asv.conf.json has judged: ratios, counts and sizes.
+JUDGED = {"%", "ULP", "bytes", "times the FMA limit", "times plain NumPy's error", "of their time",
+          "of lax.scan's time"}  # fmt: skip
 
 
 def test_asv_needs_the_suite_alone(tmp_path):
@@ -135,7 +161,17 @@ def test_asv_needs_the_suite_alone(tmp_path):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    names, has_tools = json.loads(done.stdout)
-    files = {path.stem for path in SUITE.glob("*.py")} - {"__init__", "common", "peak"}
+    listed, has_tools = json.loads(done.stdout)
+    names = [name for name, _, _ in listed]
+    files = {path.stem for path in SUITE.glob("*.py")} - {"__init__", "common", "onednn", "peak"}
     assert {name.split(".")[0] for name in names} == files
     assert not has_tools
+    pretty = [shown for _, _, shown in listed]
+    assert all(pretty)
+    assert len({*pretty}) == len(pretty)
+
+    conf = (SUITE.parents[1] / "asv.conf.json").read_text("utf-8")
+    conf = json.loads(re.sub(r"^\s*//.*$", "", conf, flags=re.MULTILINE))
+    excluded = [re.compile(pattern) for pattern in conf["regressions_first_commits"]]
+    judged = {unit for name, unit, _ in listed if not any(e.match(name) for e in excluded)}
+    assert judged == JUDGED

@@ -5,7 +5,7 @@ import numpy as np
 import fastbptt
 from fastbptt import kernels, reference
 
-from .common import arrays
+from .common import arrays, shown
 
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 SHAPE = "50 32 32 64"
@@ -20,6 +20,7 @@ class Accuracy:
         if np.finfo(WIDER[dtype]).nmant == np.finfo(dtype).nmant:
             raise NotImplementedError("no type wider than float64 here")
 
+    @shown("Largest error of tanh", "ULP")
     def track_tanh(self, dtype):
         """The largest error over a million numbers: states after one step of one unit."""
         rng = np.random.default_rng(0)
@@ -31,8 +32,7 @@ class Accuracy:
         exact = np.tanh(values.astype(WIDER[dtype]))
         return float(np.max(np.abs(got - exact) / np.spacing(np.abs(exact).astype(dtype))))
 
-    track_tanh.unit = "ULP"
-
+    @shown("Error of gradients over plain NumPy's", "times plain NumPy's error")
     def track_gradients(self, dtype):
         """Root mean square error over the reference's in the same type, of the worst gradient."""
         exact = gradients(reference, dtype, WIDER[dtype])
@@ -41,8 +41,6 @@ class Accuracy:
             for got in (gradients(kernels, dtype, dtype), gradients(reference, dtype, dtype))
         )
         return float(max(ours / plain for ours, plain in zip(*errors, strict=True)))
-
-    track_gradients.unit = "times plain NumPy's error"
 
 
 def gradients(backend, drawn, dtype):

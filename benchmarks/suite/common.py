@@ -22,8 +22,13 @@ SHAPES = (
     "784 128 1 128",
     "200 256 16 32",
     "1000 1 8 64",
+    "50 16 1024 1500",
+    "40 24 160 160",
+    "20 2048 8 24",
+    "200 1 64 512",
 )
-TINY, SINGLE = SHAPES[0], SHAPES[-1]
+TINY, SINGLE = SHAPES[0], "1000 1 8 64"
+SIZES = "T time steps, B sequences, I inputs, H hidden units"
 # What runs over commits, and in CI, where every case is a process of a second: a short call on one
 # thread, thin inputs with a size that is not a multiple of a tile, whole tiles.
 WATCHED = "10 32 3 16", "64 20 1 50", "100 64 64 128"
@@ -54,21 +59,21 @@ def arrays(shape, dtype="float32"):
 
 
 @functools.cache
-def calls(shape, dtype="float32", backend="numba"):
+def calls(shape, dtype="float32"):
     """A forward and a backward as functions of no arguments, compiled and called before.
 
     They write to the same memory each time: fresh pages cost more than short calls.
     """
     params, x, dh = arrays(shape, dtype)
     params = fastbptt.Params(*params)
-    h = fastbptt.forward(params, x, backend=backend)
-    gradients = fastbptt.backward(params, x, h, dh, backend=backend)
+    h = fastbptt.forward(params, x)
+    gradients = fastbptt.backward(params, x, h, dh)
 
     def forward():
-        fastbptt.forward(params, x, backend=backend, out=h)
+        fastbptt.forward(params, x, out=h)
 
     def backward():
-        fastbptt.backward(params, x, h, dh, backend=backend, out=gradients)
+        fastbptt.backward(params, x, h, dh, out=gradients)
 
     for _ in range(2):
         forward()
@@ -76,32 +81,45 @@ def calls(shape, dtype="float32", backend="numba"):
     return forward, backward
 
 
-def least_seconds(call, together=0.02):
+def least_seconds(call, together=0.02, clock=time.perf_counter):
     """Seconds of the shortest of as many calls as take `together` seconds, at least one.
 
     Not their mean: whatever else the machine does can only make a call longer.
     """
-    least, end = float("inf"), time.perf_counter() + together
+    least, end = float("inf"), clock() + together
     while True:
-        start = time.perf_counter()
+        start = clock()
         call()
-        now = time.perf_counter()
+        now = clock()
         least = min(least, now - start)
         if now >= end:
             return least
 
 
-def take_turns(calls, turns=10, pause=0.0):
+def take_turns(calls, turns=10, pause=0.0, together=0.02, clock=time.perf_counter):
     """The least seconds of each call, taken in turns: what disturbs one disturbs the others.
 
-    `pause` seconds pass before every turn, so that the threads of the one before come to rest.
+    `pause` seconds pass before every turn, so that the threads of the one before come to rest.  A
+    turn is of calls that take `together` seconds.
     """
     least = [float("inf")] * len(calls)
     for _ in range(turns):
         for i, call in enumerate(calls):
             time.sleep(pause)
-            least[i] = min(least[i], least_seconds(call))
+            least[i] = min(least[i], least_seconds(call, together, clock))
     return least
+
+
+def shown(name, unit=None):
+    """The name, and the unit, by which asv shows a benchmark."""
+
+    def mark(function):
+        function.pretty_name = name
+        if unit is not None:
+            function.unit = unit
+        return function
+
+    return mark
 
 
 def need(*modules):

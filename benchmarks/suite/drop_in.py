@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from .common import need, take_turns
+from .common import need, shown, take_turns
 from .rivals import PAUSE, equal_threads
 
 CASES = (
@@ -74,7 +74,6 @@ class Rivals:
     """Our time over theirs."""
 
     version, timeout = "1", 300
-    unit = "of their time"
     param_names = ("T B I H O reads",)
     params = (("50 32 32 64 10 last", "100 64 64 128 10 all", "100 64 64 128 10 packed"),)
 
@@ -82,6 +81,7 @@ class Rivals:
         need("torch")
         need("fastbptt.torch")
 
+    @shown("Step in PyTorch: our time over torch.nn.RNN's", "of their time")
     def track_share_of_time(self, case):
         equal_threads()
         ours, theirs = take_turns([cached_step(kind, case) for kind in KINDS], 4, PAUSE)

@@ -12,7 +12,7 @@ import numpy as np
 
 import fastbptt
 
-from .common import need, need_fastbptt, take_turns
+from .common import need, need_fastbptt, shown, take_turns
 from .rivals import PAUSE, equal_threads
 
 N, T, I, H, O, BATCH = 1347, 64, 1, 64, 10, 32
@@ -105,21 +105,22 @@ def inside(epoch):
 
 class Epoch:
     version, timeout = "1", 300
-    repeat = (3, 20, 2.0)
+    rounds, repeat = 1, (3, 20, 2.0)
 
     def setup(self):
         need_fastbptt("fit", "RNN")
         self.epoch = run("fastbptt")
 
+    @shown("Epoch of training: time")
     def time_epoch(self):
         self.epoch()
 
+    @shown("Epoch of training: share outside the layers", "%")
     def track_share_outside_core(self):
         """Of the least of ten epochs: shuffling, loss, clipping, Adam."""
         total, core = min(inside(self.epoch) for _ in range(10))
         return 100 * (1 - core / total)
 
-    track_share_outside_core.unit = "%"
     track_share_outside_core.version = "2"
 
 
@@ -127,7 +128,6 @@ class Rivals:
     """Our time over theirs."""
 
     version, timeout = "1", 300
-    unit = "of their time"
     param_names = ("library",)
     params = (("torch",),)
 
@@ -135,6 +135,7 @@ class Rivals:
         need(library)
         need_fastbptt("fit", "RNN")
 
+    @shown("Epoch of training: our time over theirs", "of their time")
     def track_share_of_time(self, library):
         equal_threads()
         ours, theirs = take_turns((run("fastbptt"), run(library)), 4, PAUSE)

@@ -1,24 +1,22 @@
-"""A layer's forward, its backward with every gradient, and both: kernels and reference."""
+"""A layer's forward, and its backward with every gradient."""
 
-from .common import WATCHED, calls
+from .common import WATCHED, calls, shown
 
 
 class Layer:
     version, timeout = "1", 120
     # A setup makes asv time single calls: many of them, and shapes that take 20 us at least.
-    repeat = (5, 100, 1.0)
-    param_names = "T B I H", "dtype", "backend"
-    params = WATCHED, ("float32", "float64"), ("numba", "numpy")
+    rounds, repeat = 1, (5, 100, 1.0)
+    param_names = "T B I H", "dtype"
+    params = WATCHED, ("float32", "float64")
 
-    def setup(self, shape, dtype, backend):
-        self.forward, self.backward = calls(shape, dtype, backend)
+    def setup(self, shape, dtype):
+        self.forward, self.backward = calls(shape, dtype)
 
+    @shown("Layer: time of a forward")
     def time_forward(self, *_):
         self.forward()
 
+    @shown("Layer: time of a backward")
     def time_backward(self, *_):
-        self.backward()
-
-    def time_both(self, *_):
-        self.forward()
         self.backward()

@@ -4,14 +4,14 @@ import numpy as np
 
 import fastbptt
 
-from .common import arrays, sizes
+from .common import arrays, shown, sizes
 
 SHAPE = "100 64 64 128"
 
 
 class Lengths:
     version, timeout = "1", 120
-    repeat = (5, 100, 1.0)
+    rounds, repeat = 1, (5, 100, 1.0)
     param_names = ("lengths",)
     params = (("all T", "0 to T", "one of T, the others T/10"),)
 
@@ -26,6 +26,7 @@ class Lengths:
         self.layer = fastbptt.Params(*params)
         self.time_both(kind)
 
+    @shown("Unequal lengths: time of forward and backward")
     def time_both(self, _):
         h = fastbptt.forward(self.layer, self.x, lengths=self.lengths)
         fastbptt.backward(self.layer, self.x, h, self.dh, lengths=self.lengths)

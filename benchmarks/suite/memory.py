@@ -4,7 +4,7 @@ from pathlib import Path
 
 import fastbptt
 
-from .common import arrays
+from .common import arrays, shown
 
 SHAPES = "784 128 1 128", "200 256 16 32"
 
@@ -33,6 +33,7 @@ class _Memory:
 class Import(_Memory):
     """The package with its kernels from the cache; LLVM is the most of it."""
 
+    @shown("Memory of the package and its kernels")
     def peakmem_import(self):
         fastbptt.warmup()
 
@@ -41,9 +42,11 @@ class Both(_Memory):
     param_names = ("T B I H",)
     params = (SHAPES,)
 
+    @shown("Memory of a process with a forward and a backward")
     def peakmem_both(self, shape):
         both(shape)
 
+    @shown("Memory of a forward and a backward", "bytes")
     def track_above_import(self, shape):
         """The states, gradients and workspaces, without the inputs."""
         reset = Path("/proc/self/clear_refs")  # of the peak, by writing 5
@@ -55,5 +58,3 @@ class Both(_Memory):
         before = held("VmRSS")
         both(shape)
         return held("VmHWM") - before
-
-    track_above_import.unit = "bytes"

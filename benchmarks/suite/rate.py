@@ -8,7 +8,7 @@ asv.conf.json excludes from the search for regressions.
 
 import numba
 
-from .common import calls, operations, take_turns
+from .common import calls, operations, shown, take_turns
 from .peak import burner
 
 SHAPES = "64 20 1 50", "20 32 64 128", "10 32 256 256"
@@ -28,24 +28,23 @@ class Rate:
     param_names = ("T B I H",)
     params = (SHAPES,)
 
+    @shown("Forward: time of an operation", "ns/FLOP")
     def track_forward_ns_per_flop(self, shape):
         return 1e9 / rates(shape, "float32", 1)[0]
 
+    @shown("Backward: time of an operation", "ns/FLOP")
     def track_backward_ns_per_flop(self, shape):
         return 1e9 / rates(shape, "float32", 1)[1]
 
+    @shown("Forward: time over the machine's limit", "times the FMA limit")
     def track_forward_times_limit(self, shape):
         forward, _, peak = rates(shape, "float32", 1)
         return peak / forward
 
+    @shown("Backward: time over the machine's limit", "times the FMA limit")
     def track_backward_times_limit(self, shape):
         _, backward, peak = rates(shape, "float32", 1)
         return peak / backward
-
-
-for _name in ("forward", "backward"):
-    getattr(Rate, f"track_{_name}_ns_per_flop").unit = "ns/FLOP"
-    getattr(Rate, f"track_{_name}_times_limit").unit = "times the FMA limit"
 
 
 class Shown:
@@ -53,14 +52,12 @@ class Shown:
     param_names = "T B I H", "dtype"
     params = ("100 64 64 128",), ("float32", "float64")
 
+    @shown("Operations per second", "GFLOP/s")
     def track_gflops(self, shape, dtype):
         forward, backward, _ = rates(shape, dtype, numba.config.NUMBA_NUM_THREADS)
         return 3e-9 / (1 / forward + 2 / backward)  # the backward has twice the operations
 
-    track_gflops.unit = "GFLOP/s"
-
+    @shown("Share of the machine's peak", "% of FMA peak")
     def track_share_of_peak(self, shape, dtype):
         forward, backward, peak = rates(shape, dtype, numba.config.NUMBA_NUM_THREADS)
         return 300 / (1 / forward + 2 / backward) / peak
-
-    track_share_of_peak.unit = "% of FMA peak"

@@ -3,13 +3,16 @@
 NumPy is used with care: one product for all inputs, one for each weight gradient.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 
 import numpy as np
 
 import fastbptt
 
-from .common import arrays, need, take_turns
+from . import onednn
+from .common import arrays, need, shown, take_turns
 
 # An idle thread of OpenBLAS spins for about 0.1 s after a product, and whoever comes next gets less
 # of the machine: within one process each library waits for it to end.
@@ -115,8 +118,18 @@ LIBRARIES = {
     "numpy": with_numpy,
     "torch": with_torch,
     "jax": with_jax,
+    "onednn": onednn.with_onednn,
     "fastbptt.jax": with_fastbptt_in_jax,
 }
+
+
+def version(library):
+    """That of an installed library, by its name above; None if it is not installed."""
+    if library == "fastbptt":  # perhaps a checkout
+        return fastbptt.__version__
+    if library == "onednn":
+        return onednn.version()
+    return importlib.metadata.version(library) if importlib.util.find_spec(library) else None
 
 
 def step(library, shape, dtype="float32"):
@@ -143,13 +156,14 @@ class Rivals:
     """
 
     version, timeout = "1", 300
-    unit = "of their time"
     param_names = "library", "T B I H"
-    params = ("numpy", "torch", "jax"), ("10 32 3 16", "100 64 64 128")
+    params = ("numpy", "torch", "jax", "onednn"), ("10 32 3 16", "100 64 64 128")
 
     def setup(self, library, shape):
-        need(library)
+        if version(library) is None:
+            raise NotImplementedError(f"{library} is not installed")
 
+    @shown("Layer: our time over theirs", "of their time")
     def track_share_of_time(self, library, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt", shape), step(library, shape)), 4, PAUSE)
@@ -160,13 +174,13 @@ class InJax:
     """The time of `fastbptt.jax.rnn` over that of a `lax.scan`, both within `jit`."""
 
     version, timeout = "1", 300
-    unit = "of lax.scan's time"
     param_names = ("T B I H",)
     params = (("50 32 32 64", "100 64 64 128"),)
 
     def setup(self, shape):
         need("jax", "fastbptt.jax")
 
+    @shown("Layer in JAX: our time over lax.scan's", "of lax.scan's time")
     def track_share_of_time(self, shape):
         equal_threads()
         ours, theirs = take_turns((step("fastbptt.jax", shape), step("jax", shape)), 4, PAUSE)

@@ -2,6 +2,8 @@
 
 import fastbptt
 
+from .common import shown
+
 FIRST_GRADIENT = """
 import numpy as np, fastbptt
 params = fastbptt.init_params(3, 16, seed=0)
@@ -21,14 +23,16 @@ class Start:
     """Imports and the first forward and backward, with kernels in the cache on disk."""
 
     version, timeout = "1", 300
-    number, repeat, warmup_time = 1, 5, 0.0
+    rounds, number, repeat, warmup_time = 1, 1, 5, 0.0
 
     def setup(self):
         fastbptt.warmup()
 
+    @shown("Start: time of the import")
     def timeraw_import(self):
         return "import fastbptt"
 
+    @shown("Start: time to the first gradient")
     def timeraw_first_gradient(self):
         return FIRST_GRADIENT
 
@@ -39,5 +43,6 @@ class Compile:
     version, timeout = "1", 600
     number, repeat, rounds, warmup_time = 1, 1, 1, 0.0
 
+    @shown("Start: time to compile all kernels of float32")
     def timeraw_warmup(self):
         return "fastbptt.warmup()", EMPTY_CACHE

@@ -2,12 +2,12 @@
 
 import numba
 
-from .common import calls
+from .common import calls, shown
 
 
 class Threads:
     version, timeout = "1", 120
-    repeat = (5, 100, 1.0)
+    rounds, repeat = 1, (5, 100, 1.0)
     param_names = "T B I H", "threads"
     params = ("100 64 64 128",), (1, 2)
 
@@ -17,8 +17,10 @@ class Threads:
         numba.set_num_threads(threads)
         self.forward, self.backward = calls(shape)
 
+    @shown("Threads: time of a forward")
     def time_forward(self, *_):
         self.forward()
 
+    @shown("Threads: time of a backward")
     def time_backward(self, *_):
         self.backward()
