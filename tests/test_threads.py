@@ -97,8 +97,12 @@ def using(threads):
 
 
 def always_launch(setattr=setattr):
-    """Calls do not wait until other programs leave the cores: which ones would is up to timing."""
+    """Calls do not wait until other programs leave the cores: which ones would is up to timing.
+
+    Nor do they follow PyTorch's number of threads, which other tests may have set.
+    """
     setattr(_threads.Experience, "advises_one_thread", lambda self: False)
+    setattr(_threads, "limit", None)
 
 
 @pytest.fixture
