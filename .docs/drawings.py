@@ -22,7 +22,7 @@ plt.rcParams.update({"font.size": 11, "svg.hashsalt": "fastbptt", "mathtext.font
 def speed():
     """Times of others relative to ours, from the table of the page on speed."""
     table = re.findall(r"^\| ([\d ]+) \|(.*)\|$", (HERE / "speed.md").read_text("utf-8"), re.M)
-    ratios = {shape: [float(n) for n in row.split("|")[4:]] for shape, row in table}
+    ratios = {shape: [float(n.strip(" ×")) for n in row.split("|")[2:]] for shape, row in table}
     shapes = ["10 32 3 16", "50 32 32 64", "200 256 16 32", "784 128 1 128", "100 64 64 128",
               "100 128 256 512"]  # fmt: skip
     fig, ax = plt.subplots(figsize=(8, 3.5))
@@ -52,7 +52,8 @@ def speed():
     return fig
 
 
-MARKERS = {"NumPy": ("s", "0.55"), "PyTorch": ("^", BRIGHT), "JAX": ("D", "#3f8f6b")}
+MARKERS = {"NumPy": ("s", "0.55"), "PyTorch": ("^", BRIGHT), "JAX": ("D", "#3f8f6b"),
+           "oneDNN": ("v", "#8a5a9e")}  # fmt: skip
 
 
 def label(shape):
@@ -200,14 +201,13 @@ def shares():
     colors = (DARK, "white"), (BRIGHT, "black"), ("#3f8f6b", "white"), (PALE, "black")
     ax.text(0.4, 5.8, "A minibatch in 8 shares, on 4 ranks", weight="bold")
     for i in range(8):
-        color, ink = colors[i // 2]
+        color, ink = colors[i % 4]
         x = 0.6 + 2.4 * i
+        ax.text(x + 1.0, 5.25, f"rank {i % 4}", ha="center", fontsize=9)
         box(ax, x, 4.0, 2.0, 1.1, f"share {i}", color, ink)
         arrow(ax, (x + 1.0, 4.0), (x + 1.0, 3.4))
         box(ax, x, 2.4, 2.0, 1.0, f"gradient {i}", "white", size=9)
         arrow(ax, (x + 1.0, 2.4), (x + 1.0, 1.7))
-    for i in range(4):
-        ax.text(2.8 + 4.8 * i, 5.25, f"rank {i}", ha="center", fontsize=9)
     box(
         ax,
         0.6,
