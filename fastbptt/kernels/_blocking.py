@@ -44,13 +44,16 @@ BUFFERS = MOST_BYTES - SUMS
 RUN, LONG_RUN, LONG_FROM = 32, 64, 512
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
-# A time block's weight gradients are cut into at least this many units, so that threads even out.
-UNITS = 8
+# A time block's weight gradients are cut into at least this many units, and into so many for each
+# worker, and its input gradients likewise, so that workers even out.
+UNITS, UNITS_EACH = 8, 2
 # The CPU whose vectors (bytes), tiles (MR) and second-level cache (bytes) decide the order of sums,
 # on every CPU.
 ORDER_VECTOR, ORDER_MR, ORDER_L2 = 64, 8, 1 << 20
 # A step that several workers share ends with a meeting, which takes about so many cycles.
 MEETING = 1000
+# Bytes that arrive from another core in a cycle: at each step, of what others have computed.
+EXCHANGED = 6
 # Cycles that a row of a panel takes to arrive, from the caches of a core and from beyond; and how
 # much of a cache the weights may fill.
 FROM_L1, FROM_L2, FROM_AFAR = 1, 2, 5
@@ -126,7 +129,9 @@ def _cut(rows, panels, K, itemsize, workers, by_units):
     for n in range(1, workers // 2 + 1) if by_units else ():
         m = min(workers // n, panels, MOST_SHARES)
         if m > 1 and n <= rows:
-            found = _cycles(-(-rows // n), -(-panels // m), K, itemsize) + MEETING
+            own, mine = -(-rows // n), -(-panels // m)
+            others = own * (panels - mine) * _machine.panel_columns(itemsize) * itemsize
+            found = _cycles(own, mine, K, itemsize) + MEETING + others // EXCHANGED
             if found < best:
                 best, parts, shares = found, n, m
     return parts, shares
@@ -248,9 +253,10 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
     teams = groups if own else 1
     members = -(-threads // teams)
     splits, shares = _cut(group, h_panels, H if R else 0, itemsize, members, not cell)
-    parts = min(x_chunks + h_chunks, -(-UNITS // h_panels))
+    units = max(UNITS, UNITS_EACH * members)
+    parts = min(x_chunks + h_chunks, -(-units // h_panels))
     buffers = 2 * min(threads, teams) if own or capacity < T * B else 1
-    row_parts = min(UNITS, -(-capacity // MR))
+    row_parts = min(units, -(-capacity // MR))
     # Rows of dz that lie far apart, each in a page of its own, cost weight gradients a miss of the
     # TLB each.  So a panel of them is copied together, if many tiles are to be computed with it.
     near = ldz * itemsize >= FAR_APART and (x_chunks + h_chunks) // parts >= MANY_CHUNKS
