@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import fastbptt
 from fastbptt import testing
 
 TOP = Path(__file__).parents[1]
@@ -77,8 +78,9 @@ def test_links_to_files_lead_to_one():
 def test_the_map_names_every_file():
     text = (TOP / ".github" / "CONTRIBUTING.md").read_text("utf-8")
     (tree,) = re.findall(r"(?ms)^## Map of the files\n.*?^```\n(.*?)^```$", text)
-    folders = "fastbptt", "fastbptt/kernels", "benchmarks"
-    files = [path for folder in folders for path in TOP.glob(f"{folder}/*.py")]
+    package = Path(fastbptt.__file__).parent  # which is installed elsewhere, or here
+    folders = package, package / "kernels", TOP / "benchmarks"
+    files = [path for folder in folders for path in folder.glob("*.py")]
     assert not [f.name for f in files if not f.name.startswith("__") and f.name not in tree]
-    there = {f.name for f in [*TOP.glob("*/**/*.py"), *TOP.glob(".docs/*.py")]}
-    assert {*re.findall(r"\w+\.py\b", tree)} <= there
+    others = [*package.rglob("*.py"), *TOP.glob("*/**/*.py"), *TOP.glob(".docs/*.py")]
+    assert {*re.findall(r"\w+\.py\b", tree)} <= {path.name for path in others}
