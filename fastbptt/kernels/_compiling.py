@@ -158,10 +158,25 @@ def compile_function(signature, function, **options):
     return compiled
 
 
+_alive = []  # what owns the machine code that entry points and addresses lead to
+
+
+def compile_entry_point(signature, function, **options):
+    """What `compile_function` compiles, without Numba's dispatcher.
+
+    That would look at the type of each argument again: 0.4 us in a call of 4 us.
+    """
+    compiled = compile_function(signature, function, **options)
+    _alive.append(compiled)
+    (only,) = compiled.overloads.values()
+    return only.entry_point
+
+
 def compile_callback(signature, function):
-    """Like `cfunc`, kept on disk."""
+    """Like `cfunc`, kept on disk, and in memory."""
     compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
     _with_cache(compiled, function).compile()
+    _alive.append(compiled)
     return compiled
 
 

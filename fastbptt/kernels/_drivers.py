@@ -375,8 +375,6 @@ _cell_backward_worker = exchanged(
 _cell_forward = exchanged(_forward, whole_task=whole_forward_task)
 _cell_backward = exchanged(_backward, whole_task=whole_backward_task)
 
-_alive = []  # what owns the machine code that entry points and addresses lead to
-
 
 def _types(task, dtype, plan):
     """Numba's of the numbers, of the plan, and of the task that workers read."""
@@ -387,27 +385,19 @@ def _types(task, dtype, plan):
 
 
 def _compile_entry_point(function, declared, task, dtype, plan):
-    """The compiled function, for calls as declared.
-
-    Numba's dispatcher would look at the type of each argument again: 0.4 us in a call of 4 us.
-    """
+    """The compiled function, for calls as declared."""
     dtype, plan, kept = _types(task, dtype, plan)
     context = cpu_target.target_context
     assert context.get_abi_sizeof(context.get_value_type(kept)) <= 8 * words(task)
     signature = (numba_type(declared, dtype, plan),)
-    run = _compiling.compile_function(signature, function, nogil=True)
-    _alive.append(run)
-    (only,) = run.overloads.values()
-    return only.entry_point
+    return _compiling.compile_entry_point(signature, function, nogil=True)
 
 
 def _compile_worker(function, task, dtype, plan):
     """The address of the compiled function."""
     _, _, kept = _types(task, dtype, plan)
     signature = types.void(types.CPointer(kept), types.intp)
-    compiled = _compiling.compile_callback(signature, function)
-    _alive.append(compiled)
-    return compiled.address
+    return _compiling.compile_callback(signature, function).address
 
 
 # Each is compiled when first needed: entry points for plain cells and for all others, workers for
@@ -460,15 +450,16 @@ def _prepared(entry_point, worker, plan):
 _prepared_for = set()  # (direction, dtype, cell): of what calls there are compiled functions
 
 
-def _readouts_cell(direction, dtype, cell):
-    """The cell that a readout is to be: `cell`, which does as a plain one, or None for that.
+def _by_cells(direction, dtype):
+    """Whether a readout is to run by the functions of cells that are not plain.
 
     Both give the same bits.  But a model that leaks, is noisy or reads tokens has no other use for
     the functions for plain cells, whose compilation takes as long as all of its own.  On the way
     back the readout comes first: what went forward says which.
     """
-    cells = {(direction, dtype, True), ("forward", dtype, True)} & _prepared_for
-    return cell if cells and (direction, dtype, False) not in _prepared_for else None
+    if (direction, dtype, False) in _prepared_for:
+        return False
+    return (direction, dtype, True) in _prepared_for or ("forward", dtype, True) in _prepared_for
 
 
 @functools.lru_cache(maxsize=1024)
@@ -507,6 +498,12 @@ NO_SCALE = {dtype: np.zeros(0, dtype) for dtype in _DTYPES}
 NO_DX = {dtype: np.zeros((0, 0, 0), dtype) for dtype in _DTYPES}
 NO_DH0 = NO_LEAK = {dtype: np.zeros((0, 0), dtype) for dtype in _DTYPES}
 NO_TOKENS = np.zeros((0, 0), np.int64)
+# Cells that do as plain ones: what follows `work` in a CellForwardCall and a CellBackwardCall.
+AS_PLAIN = {
+    dtype: (0, NO_LEAK[dtype], NO_DX[dtype], NO_DX[dtype], NO_SCALE[dtype], 0, 0, 0, NO_TOKENS)
+    for dtype in _DTYPES
+}
+AS_PLAIN_BACK = {dtype: (0, NO_LEAK[dtype], NO_DH0[dtype], NO_TOKENS) for dtype in _DTYPES}
 
 
 def _rows(a):
@@ -594,8 +591,7 @@ def readout(W_y: np.ndarray, b_y: np.ndarray, h: np.ndarray, y: np.ndarray) -> N
     """See :func:`fastbptt.reference.readout`."""
     if len(h):
         dtype = y.dtype
-        empty = NO_LEAK[dtype], NO_DX[dtype], NO_DX[dtype], NO_SCALE[dtype]
-        cell = _readouts_cell("forward", dtype, (0, *empty, 0, 0, 0, NO_TOKENS))
+        cell = AS_PLAIN[dtype] if _by_cells("forward", dtype) else None
         _run_forward((W_y, NO_W_h[dtype], b_y), h[None], y[None], None, "identity", cell)
 
 
@@ -669,7 +665,7 @@ def readout_backward(
     dtype, dy = dy.dtype, dy[None]
     params, dparams = (W_y, NO_W_h[dtype], None), (dW_y, NO_W_h[dtype], db_y)
     dx = None if dh is None else dh[None]
-    cell = _readouts_cell("backward", dtype, (0, NO_LEAK[dtype], NO_DH0[dtype], NO_TOKENS))
+    cell = AS_PLAIN_BACK[dtype] if _by_cells("backward", dtype) else None
     no_dh0 = NO_DH0[dtype]
     _run_backward(params, h[None], dy, dy, True, dparams, dx, no_dh0, None, "identity", cell)
 

@@ -201,9 +201,6 @@ def _adam(source, number):
     return adam
 
 
-_alive = []  # what owns the machine code that entry points lead to
-
-
 @computed_once
 def _compiled(make, dtype):
     """The entry point of one of the functions above."""
@@ -215,12 +212,9 @@ def _compiled(make, dtype):
         _cross_entropy: (rows, types.Array(types.int64, 1, "C"), vector, number, rows),
     }[make]
     # What is divided by zero becomes infinite or NaN, as in NumPy.
-    run = _compiling.compile_function(
+    return _compiling.compile_entry_point(
         signature, make(SOURCE, dtype.type), nogil=True, error_model="numpy"
     )
-    _alive.append(run)
-    (only,) = run.overloads.values()
-    return only.entry_point
 
 
 def adam(
