@@ -1,6 +1,6 @@
 """What more cores than this machine has would gain: one worker's share at a time, on one core.
 
-    python -m benchmarks.cores [--threads 4 8 ...] [--dtype float64] ["100 32 256 512" ...]
+    python -m benchmarks.cores ["100 32 256 512" ...] [--threads 4 8 ...] [--dtype float64]
 
 A call is planned for so many threads.  Then each worker's share of it runs alone, on one core: its
 pieces of packing, its blocks or its share of the units, its part of the weight and input gradients,
@@ -31,15 +31,8 @@ import numpy as np
 from numba import types
 
 import fastbptt
-from fastbptt.kernels import _drivers, _threads
-from fastbptt.kernels._blocking import plan_backward, plan_forward
-from fastbptt.kernels._calls import (
-    BackwardCall,
-    BackwardTask,
-    ForwardCall,
-    ForwardTask,
-    numba_type,
-)
+from fastbptt.kernels import _threads
+from fastbptt.kernels._calls import BackwardTask, ForwardTask
 from fastbptt.kernels._compiling import SOURCE, compile_callback, exchanged, inlined
 from fastbptt.kernels._machine import LINE
 from fastbptt.kernels._schedules import (
@@ -71,7 +64,8 @@ from fastbptt.kernels._steps import (
 from fastbptt.kernels._threads import fetch
 from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, first_turn, next_turn
 
-from .suite.common import TINY, arrays, calls, operations, sizes, take_turns
+from .pieces import backward_call, compiled, forward_call
+from .suite.common import TINY, arrays, calls, sizes, take_turns
 
 SHAPES = "100 32 256 512", "100 64 128 256", "50 128 512 1024", "200 256 16 32"  # T B I H
 THREADS = 2, 4, 8, 16, 32, 64
@@ -179,17 +173,9 @@ _WORKERS = {
 }
 
 
-@functools.cache
-def _compiled(task, dtype, plan):
-    """The workers of a kind of task, compiled; `plan` is the type of its plans."""
-    pointed = types.CPointer(numba_type(task, numba.from_dtype(dtype), plan))
-    signature = types.void(pointed, types.intp)
-    return [compile_callback(signature, worker) for worker in _WORKERS[task]]
-
-
 def _parts(run, call, task, dtype, check):
     """Seconds of each part of the work but the first, which does all: of each slot's share."""
-    everything, *parts = _compiled(task, dtype, numba.typeof(call.plan).dtype)
+    everything, *parts = compiled(_WORKERS[task], task, call, dtype)
     call.plan["worker"] = everything.address
     threads, at = call.plan["threads"][0], run(call)
     if threads > 1:  # or it has been done
@@ -210,17 +196,13 @@ class Share(NamedTuple):
 
 
 def forward_share(shape, dtype, threads):
-    T, B, I, H = sizes(shape)
-    (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
-    plan = plan_forward(B, I, H, H, dtype.itemsize, threads)
-    call = ForwardCall(
-        x=x, W_x=W_x, W_h=W_h, b=b, h=np.zeros((T + 1, B, H), dtype), by_length=_drivers.ALL,
-        activation=0, plan=plan, work=np.zeros(plan["total"][0], np.uint8),
-    )  # fmt: skip
-    run = _drivers._forward_entry_point(dtype, False)
+    T, _, _, H = sizes(shape)
+    params, x, _ = arrays(shape, dtype.name)
+    run, call = forward_call(shape, dtype, threads)
+    plan = call.plan
 
     def check():
-        expected = fastbptt.forward(fastbptt.Params(W_x, W_h, b), x)
+        expected = fastbptt.forward(fastbptt.Params(*params), x)
         assert np.array_equal(call.h, expected), "the shares are not the whole"
 
     packing, states = _parts(run, call, ForwardTask, dtype, check)
@@ -233,19 +215,12 @@ def forward_share(shape, dtype, threads):
 
 
 def backward_share(shape, dtype, threads):
-    T, B, I, H = sizes(shape)
-    (W_x, W_h, b), x, dh = arrays(shape, dtype.name)
-    params = fastbptt.Params(W_x, W_h, b)
+    T, _, I, H = sizes(shape)
+    params, x, dh = arrays(shape, dtype.name)
+    params = fastbptt.Params(*params)
     h = fastbptt.forward(params, x)
-    small = operations(shape)[1] < _drivers.ALONE_BELOW
-    plan = plan_backward(T, B, I, H, H, dtype.itemsize, small, threads, True)
-    call = BackwardCall(
-        x=x, W_x=W_x, W_h=W_h, h=h, dh=dh, every_step=True, dW_x=np.zeros((I, H), dtype),
-        dW_h=np.zeros((H, H), dtype), db=np.zeros(H, dtype), dx=np.zeros((T, B, I), dtype),
-        dh0=np.zeros((B, H), dtype), by_length=_drivers.ALL, activation=0, plan=plan,
-        work=np.zeros(plan["total"][0], np.uint8),
-    )  # fmt: skip
-    run = _drivers._backward_entry_point(dtype, False)
+    run, call = backward_call(shape, dtype, h, threads)
+    plan = call.plan
 
     def check():
         (dW_x, dW_h, db), dx, dh0 = fastbptt.backward(params, x, h, dh)

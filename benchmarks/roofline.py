@@ -13,20 +13,12 @@ import functools
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import njit
 
 import fastbptt
-from fastbptt.kernels import _drivers
 from fastbptt.kernels._activation import activate
-from fastbptt.kernels._blocking import plan_backward, plan_forward
-from fastbptt.kernels._calls import (
-    BackwardCall,
-    BackwardTask,
-    ForwardCall,
-    ForwardTask,
-    numba_type,
-)
-from fastbptt.kernels._compiling import SOURCE, compile_callback
+from fastbptt.kernels._calls import BackwardTask, ForwardTask
+from fastbptt.kernels._compiling import SOURCE
 from fastbptt.kernels._schedules import (
     END,
     FORWARD,
@@ -53,7 +45,8 @@ from fastbptt.kernels._steps import (
 )
 from fastbptt.kernels._threads import fetch
 
-from .suite.common import SHAPES, arrays, operations, sizes, take_turns
+from .pieces import backward_call, compiled, forward_call
+from .suite.common import SHAPES, arrays, sizes, take_turns
 from .suite.peak import burner
 
 ROW = "{:<18}{:>11}{:>11}{:>9}{:>8}"
@@ -135,18 +128,10 @@ _WORKERS = {
 }
 
 
-@functools.cache
-def _compiled(task, dtype, plan):
-    """The workers of a kind of task, compiled; `plan` is the type of its plans."""
-    pointed = types.CPointer(numba_type(task, numba.from_dtype(dtype), plan))
-    signature = types.void(pointed, types.intp)
-    return [compile_callback(signature, worker) for worker in _WORKERS[task]]
-
-
 def _calls(run, call, task, dtype):
     """The call with each of the workers of its task, as functions of no arguments."""
     found = []
-    for worker in _compiled(task, dtype, numba.typeof(call.plan).dtype):
+    for worker in compiled(_WORKERS[task], task, call, dtype):
         plan = call.plan.copy()
         plan["worker"] = worker.address
         found.append(functools.partial(run, call._replace(plan=plan)))
@@ -155,34 +140,16 @@ def _calls(run, call, task, dtype):
 
 def _forward_parts(shape, dtype):
     """Each part of a forward as a function of no arguments, and the states they fill."""
-    T, B, I, H = sizes(shape)
-    (W_x, W_h, b), x, _ = arrays(shape, dtype.name)
-    h = np.zeros((T + 1, B, H), dtype)
-    run = _drivers._forward_entry_point(dtype, False)
-    plan = plan_forward(B, I, H, H, dtype.itemsize, 1)
-    call = ForwardCall(
-        x=x, W_x=W_x, W_h=W_h, b=b, h=h, by_length=_drivers.ALL, activation=0,
-        plan=plan, work=np.zeros(plan["total"][0], np.uint8),
-    )  # fmt: skip
-    return _calls(run, call, ForwardTask, dtype), h
+    run, call = forward_call(shape, dtype)
+    return _calls(run, call, ForwardTask, dtype), call.h
 
 
 def _backward_parts(shape, dtype, h):
     """Each part of a backward, and the gradients they fill."""
-    T, B, I, H = sizes(shape)
-    (W_x, W_h, _), x, dh = arrays(shape, dtype.name)
-    dx = np.zeros((T, B, I), dtype)
-    dW_x, dW_h, db = np.zeros((I, H), dtype), np.zeros((H, H), dtype), np.zeros(H, dtype)
-    dh0 = np.zeros((B, H), dtype)
-    run = _drivers._backward_entry_point(dtype, False)
-    small = operations(shape)[1] < _drivers.ALONE_BELOW
-    plan = plan_backward(T, B, I, H, H, dtype.itemsize, small, 1, True)
-    call = BackwardCall(
-        x=x, W_x=W_x, W_h=W_h, h=h, dh=dh, every_step=True, dW_x=dW_x, dW_h=dW_h, db=db, dx=dx,
-        dh0=dh0, by_length=_drivers.ALL, activation=0,
-        plan=plan, work=np.zeros(plan["total"][0], np.uint8),
+    run, call = backward_call(shape, dtype, h)
+    return _calls(run, call, BackwardTask, dtype), (
+        call.dW_x, call.dW_h, call.db, call.dx, call.dh0,
     )  # fmt: skip
-    return _calls(run, call, BackwardTask, dtype), (dW_x, dW_h, db, dx, dh0)
 
 
 @njit(nogil=True)
