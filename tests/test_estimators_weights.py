@@ -223,7 +223,8 @@ def test_weights_are_routed(kind):
         expected = kind(**SMALL).fit(X[:20:2], y[:20:2])
         got = found["estimator"][0]
         np.testing.assert_array_equal(got.model_.vector, expected.model_.vector)
-        assert found["test_score"][0] == expected.score(X[20::2], y[20::2])
+        score = expected.score(X[20::2], y[20::2])  # of half as many terms
+        assert found["test_score"][0] == pytest.approx(score, rel=1e-12)
         search = GridSearchCV(estimator, {"hidden_size": [6]}, cv=cv)
         search.fit(X, y, sample_weight=weight)
         expected = kind(**SMALL).fit(X, y, sample_weight=weight)

@@ -116,6 +116,7 @@ class Forward(Workers):
             assert 0 <= space < self.p.plan.spaces
             holders = self.spaces.setdefault(space, [])
             assert all(each == block for each in holders), "two blocks at once in one space"
+            assert self.p.R > 0 or not holders, "two workers at once in one space of a readout"
             holders.append(block)
         return piece
 
@@ -134,7 +135,7 @@ def test_forward(shape, threads):
     _, B, I, H = shape
     for R in (H, 0):
         plan = fields(plan_forward(B, I, H, R, 4, threads))
-        workers = Forward(types.SimpleNamespace(plan=plan), seed=B + threads)
+        workers = Forward(types.SimpleNamespace(plan=plan, R=R), seed=B + threads)
         workers.run()
         expected = [(_schedules.PACK, n) for n in range(plan.panels)]
         expected += [(_schedules.FORWARD, n) for n in range(plan.blocks * plan.shares)]

@@ -11,9 +11,10 @@ import pytest
 from numba import njit
 
 from fastbptt.kernels import _machine
+from fastbptt.kernels._activation import CODES, activate
 from fastbptt.kernels._blocking import RUN
-from fastbptt.kernels._simd import offset, offset_bytes, pointer
-from fastbptt.kernels._tile import NR, tile_columns, tile_rows
+from fastbptt.kernels._simd import LANES, load, offset, offset_bytes, pointer, store
+from fastbptt.kernels._tile import NR, tile_columns, tile_rows, tile_states
 
 GUARD = 12345.0
 DTYPES = pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
@@ -210,3 +211,107 @@ def test_any_alignment(kind, dtype):
     for at in ((1, 0, 0, 0), (0, 4, 0, 0), (0, 0, 4, 0), (0, 0, 0, 4), (3, 4, 4, 4)):
         got = run(kind, a, b, start, len(a), len(start), at)
         np.testing.assert_array_equal(got, expected, f"{at=}")
+
+
+@njit
+def call_states(m, n, R, I, h, x, index, b, z, count, left, waiting, out):
+    """The rows of z begin at `MARGIN`, those that wait and `out` likewise."""
+    at = MARGIN * z.shape[1]
+    tile_states(
+        m, n, R, I, pointer(h), h.shape[1], pointer(x), x.strides[0], pointer(index), pointer(b), 0,
+        offset(pointer(z), at), count, left, offset(pointer(waiting), at),
+        offset(pointer(out), MARGIN * out.shape[1]), out.shape[1],
+    )  # fmt: skip
+
+
+@njit
+def call_tanh(values):
+    p = pointer(values)
+    for i in range(0, values.size, LANES(p)):
+        store(offset(p, i), activate(load(offset(p, i)), CODES_TANH))
+
+
+CODES_TANH = CODES["tanh"]
+ROWS = _machine.tile_rows_count()
+SIZES = pytest.mark.parametrize(("R", "I"), [(0, 0), (0, 3), (1, 0), (5, 17), (33, 1), (40, 20)])
+
+
+def draw_states(dtype, R, I, whole):
+    """Rows h as far apart as rows of z, rows x, [W_h; W_x; b], and the place of each row's x."""
+    rng = np.random.default_rng(R + I)
+    width, index = _machine.panel_columns(dtype.itemsize), rng.permutation(ROWS + 2)[:ROWS]
+    shapes = (ROWS, R), (ROWS + 2, I), (R + I + 1, width)
+    if whole:
+        h, x, b = (rng.integers(-9, 10, shape).astype(dtype) for shape in shapes)
+    else:
+        h, x, b = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    apart = np.full((ROWS, max(R, width) + 3), np.nan, dtype)
+    apart[:, :R] = h
+    return apart, x, b, index
+
+
+def run_states(m, n, h, x, index, b, R, count=0, left=0, waiting=None, out=None):
+    """z, (m, columns of the vectors that n needs); nothing else is written."""
+    z = np.full((ROWS + 2 * MARGIN, h.shape[1]), GUARD, h.dtype)
+    none = z.copy()
+    given = none if waiting is None else waiting, none if out is None else out
+    call_states(m, n, R, x.shape[1], h, x, index, b, z, count, left, *given)
+    written = lanes(h.dtype) if n <= lanes(h.dtype) else b.shape[1]
+    found = z[MARGIN : MARGIN + m, :written].copy()
+    z[MARGIN : MARGIN + m, :written] = GUARD
+    assert (z == GUARD).all()
+    return found
+
+
+@DTYPES
+@SIZES
+def test_states_of_whole_numbers_are_exact(dtype, R, I):
+    h, x, b, index = draw_states(dtype, R, I, whole=True)
+    expected = h[:, :R] @ b[:R] + x[index] @ b[R:-1] + b[-1]
+    for m in range(1, ROWS + 1):
+        for n in range(1, b.shape[1] + 1):
+            got = run_states(m, n, h, x, index, b, R)
+            np.testing.assert_array_equal(got, expected[:m, : got.shape[1]], f"{m=} {n=}")
+
+
+@DTYPES
+@SIZES
+def test_states_are_summed_in_one_order(dtype, R, I):
+    """The bits of the other tile for rows [h, x, 1], for every m, one vector and two."""
+    h, x, b, index = draw_states(dtype, R, I, whole=False)
+    a = np.concatenate((h[:, :R], x[index], np.ones((ROWS, 1), dtype)), axis=1)
+    zeros = np.zeros(b.shape[1], dtype)
+    expected = run(KINDS["tile_rows"], a, b, zeros, ROWS, b.shape[1])
+    for m in range(1, ROWS + 1):
+        for n in (lanes(dtype), b.shape[1]):
+            got = run_states(m, n, h, x, index, b, R)
+            np.testing.assert_array_equal(got, expected[:m, :n], f"{m=} {n=}")
+
+
+@pytest.mark.skipif(not _machine.spare_registers(), reason="no registers to spare")
+@DTYPES
+@pytest.mark.parametrize("m", range(ROWS // 2, ROWS + 1))
+def test_tanh_beside_products(dtype, m):
+    """The bits of tanh alone, where they were and in `out`; the products are the same as ever."""
+    R = 2 * ROWS + 3
+    h, x, b, index = draw_states(dtype, R, 2, whole=False)
+    expected = run_states(m, b.shape[1], h, x, index, b, R)
+    rng = np.random.default_rng(m)
+    for rows in range(1, ROWS + 1):
+        for left in (1, lanes(dtype) - 1, lanes(dtype), lanes(dtype) + 1, b.shape[1], 99):
+            columns = min(left, b.shape[1])
+            waiting = np.full((ROWS + 2 * MARGIN, h.shape[1]), GUARD, dtype)
+            place = np.s_[MARGIN : MARGIN + rows, :columns]
+            waiting[place] = 3 * rng.standard_normal((rows, columns))
+            activated = np.ascontiguousarray(waiting[place])
+            whole = np.zeros(-(-activated.size // lanes(dtype)) * lanes(dtype), dtype)
+            whole[: activated.size] = activated.ravel()
+            call_tanh(whole)
+            after, out = waiting.copy(), np.full((ROWS + 2 * MARGIN, columns + 5), GUARD, dtype)
+            out_after = out.copy()
+            after[place] = out_after[place] = whole[: activated.size].reshape(activated.shape)
+            count = rows * min(-(-left // lanes(dtype)), 2)
+            got = run_states(m, b.shape[1], h, x, index, b, R, count, left, waiting, out)
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_array_equal(waiting, after, f"{rows=} {left=}")
+            np.testing.assert_array_equal(out, out_after, f"{rows=} {left=}")

@@ -8,6 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastbptt.kernels._machine import target
 from fastbptt.kernels._simd import INT64, Vec
 
 CODES = {"tanh": 0, "relu": 1, "identity": 2, "sigmoid": 3, "softplus": 4, "rectified_tanh": 5}
@@ -122,9 +123,34 @@ LARGE = {32: 64.0, 64: 512.0}
 SLOPE_ONE_FROM = {32: 17.4, 64: 37.5}
 TINY = {32: 2.0**-126, 64: 2.0**-1022}
 # Adding and subtracting 1.5 * 2^23 (2^52) rounds to the nearest integer, which the low bits of the
-# sum hold, in two's complement.
+# sum hold, in two's complement; with the exponent's bias added as well, shifted to where a number's
+# exponent is, they make the power of two.
 ROUND = {32: 12582912.0, 64: 6755399441055744.0}
+BIAS = {32: 127, 64: 1023}
 MANTISSA = {32: 23, 64: 52}
+
+
+def _bits(x):
+    return 64 if isinstance(x.type.element, ir.DoubleType) else 32
+
+
+def _size(x):
+    """|x|."""
+    return (x.bits() & ((1 << (_bits(x) - 1)) - 1)).as_float(x)
+
+
+def _polynomial(v, coefficients):
+    """Their sum times the powers of v, the lowest power first."""
+    *rest, q = coefficients
+    for coefficient in reversed(rest):
+        q = q.fma(v, coefficient)
+    return q
+
+
+def _less_n_ln2(n, t):
+    """t - n ln 2."""
+    high, low = LN2[_bits(t)]
+    return n.fma(-low, n.fma(-high, t))
 
 
 def tanh(x):
@@ -135,29 +161,35 @@ def tanh(x):
     In either form only the last addition, and little of what comes before, rounds visibly:
     1.4 ULP at most.  NaN passes: it fails the comparison with the clamp.
     """
-    bits = 64 if isinstance(x.type.element, ir.DoubleType) else 32
-    sign = x.bits() & (1 << (bits - 1))
-    size = (x.bits() & ((1 << (bits - 1)) - 1)).as_float(x)
+    return tanh_end(x, *tanh_begin(x))
+
+
+def tanh_begin(x):
+    """The longer part of `tanh`: s + s^3 P(s^2) for small s, and exp(2s) + 1 for large ones."""
+    bits = _bits(x)
+    size = _size(x)
     size = (size > ONE_FROM[bits]).where(x.constant(ONE_FROM[bits]), size)
 
     t = size * 2.0
-    rounded = t.fma(LOG2_E, ROUND[bits])
-    n = rounded - ROUND[bits]
-    high, low = LN2[bits]
-    r = n.fma(-low, n.fma(-high, t))
+    shifted = t.fma(LOG2_E, ROUND[bits] + BIAS[bits])
+    n = shifted - (ROUND[bits] + BIAS[bits])
+    # n is 26 at most, or 55: so small that if n ln 2 is not rounded, one constant will do.
+    r = n.fma(-sum(LN2[bits]), t) if target()[1] else _less_n_ln2(n, t)
 
     large = size > SMALL
     v = large.where(r, size * size)
     s = large.where(r, size)
-    *coefficients, q = [
-        large.where(x.constant(Q), x.constant(P))
-        for Q, P in zip(EXPM1[bits], TANH[bits], strict=True)
-    ]
-    for coefficient in reversed(coefficients):
-        q = q.fma(v, coefficient)
+    pairs = zip(EXPM1[bits], TANH[bits], strict=True)
+    q = _polynomial(v, [large.where(x.constant(Q), x.constant(P)) for Q, P in pairs])
     p = (s * v).fma(q, s)
-    power = (rounded.bits() << MANTISSA[bits]).plus_int(x.constant(1.0).bits()).as_float(x)  # 2^n
-    size = large.where(1.0 - x.constant(2.0) / power.fma(p, power + 1.0), p)
+    power = (shifted.bits() << MANTISSA[bits]).as_float(x)  # 2^n
+    return p, power.fma(p, power + 1.0)
+
+
+def tanh_end(x, p, total):
+    """tanh(x) from what `tanh_begin` returned."""
+    sign = x.bits() & (1 << (_bits(x) - 1))
+    size = (_size(x) > SMALL).where(1.0 - x.constant(2.0) / total, p)
     return (size.bits() | sign).as_float(x)
 
 
@@ -217,18 +249,6 @@ def slope(typingctx, h, code):
 # The others, for cells that are not plain.
 
 
-def _bits(x):
-    return 64 if isinstance(x.type.element, ir.DoubleType) else 32
-
-
-def _polynomial(v, coefficients):
-    """Their sum times the powers of v, the lowest power first."""
-    *rest, q = coefficients
-    for coefficient in reversed(rest):
-        q = q.fma(v, coefficient)
-    return q
-
-
 def _least(x, limit):
     """min(x, limit), NaN kept."""
     return (x > limit).where(x.constant(limit), x)
@@ -245,8 +265,7 @@ def _reduced(t):
     """(n, r) with t = n ln 2 + r, n a whole number."""
     bits = _bits(t)
     n = t.fma(LOG2_E, ROUND[bits]) - ROUND[bits]
-    high, low = LN2[bits]
-    return n, n.fma(-low, n.fma(-high, t))
+    return n, _less_n_ln2(n, t)
 
 
 def _power_of_two(n):
@@ -264,7 +283,7 @@ def sigmoid(z):
     rounds visibly follows z one way.  1.8 ULP at most.  P and Q are those of `tanh`.
     """
     bits = _bits(z)
-    size = (z.bits() & ((1 << (bits - 1)) - 1)).as_float(z)
+    size = _size(z)
     t = _least(_least(z, SLOPE_ONE_FROM[bits]) * -1.0, ZERO_FROM[bits])
     n, r = _reduced(t)
     s = z * 0.5
@@ -301,7 +320,7 @@ def softplus(z):
     most.
     """
     bits = _bits(z)
-    size = (z.bits() & ((1 << (bits - 1)) - 1)).as_float(z)
+    size = _size(z)
     near = z.constant(1.0) >= size
     u = exp_minus(size)
     s = u / (u + 2.0)

@@ -143,38 +143,39 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     R: H, or 0 for a readout.  `cell`: whether it is not a plain one, see `_cells`; `adds`: and adds
     something to z.
     """
-    lanes, NR = _machine.lanes(itemsize), _machine.panel_columns(itemsize)
-    MR = _machine.tile_rows_count()
+    NR, MR = _machine.panel_columns(itemsize), _machine.tile_rows_count()
     panels = -(-H // NR)
-    height = R + I + 2
-    # A row of a state buffer is [h_{t-1}, x_t, 1], and room for the last vectors of h and of x.
-    lda = _row_stride(R + I + lanes, itemsize)
-    # A block of rows keeps its two state buffers in half of L2; with many threads, in less.
+    height = R + I + 1
+    # A row of h_t, in whole panels; of a readout, a row of a tile.
+    ldh = _row_stride((panels if R else max(_machine.WIDE)) * NR, itemsize)
     ldn = _row_stride(_up(H, PAIR), itemsize) if adds else 0
-    rows = min(_machine.l2_bytes() // 2, BUFFERS // threads) // ((2 * lda + ldn) * itemsize)
-    rows = max(rows, MR)
+    # A block's rows of x_t, h_{t-1} and h_t take half of L2; with many threads, less.
+    row = (I + (2 * ldh if R else 0) + ldn) * itemsize
+    rows = max(min(_machine.l2_bytes() // 2, BUFFERS // threads) // max(row, 1), MR)
     # Several blocks for each thread if there are rows enough, to even out; at least one for each.
     # A block may be half a tile high: the packed weights still come from L2 in time.
     most = max(B // (MR // 2), 1)
     blocks = max(-(-B // rows), min(4 * threads, B // (2 * MR)), min(threads, most))
     blocks = min(_up(blocks, threads), most)
-    by_units = not cell and 2 * B * lda * itemsize <= BUFFERS  # which takes room for all rows
+    by_units = not cell and 2 * B * ldh * itemsize <= BUFFERS  # which takes room for all rows
     parts, shares = _cut(B, panels, height, itemsize, threads, by_units)
     if shares > 1:
         blocks = parts
     rows = -(-B // blocks)
-    spaces = blocks if shares > 1 else min(threads, blocks)  # for those under way at one time
+    # For the blocks under way at one time; of a readout, for the workers.
+    spaces = threads if R == 0 else blocks if shares > 1 else min(threads, blocks)
     meetings = blocks * shares * SHARE_COUNTERS if shares > 1 else 0
-    sizes = {"threads": threads, "blocks": blocks, "shares": shares, "rows": rows, "lda": lda,
-             "ldn": ldn, "spaces": spaces, "panels": panels, "height": height,
-             "meetings": meetings}  # fmt: skip
+    held = rows if R else MR
+    space = 2 * held * ldh + rows * ldn
+    sizes = {"threads": threads, "blocks": blocks, "shares": shares, "rows": rows, "held": held,
+             "ldh": ldh, "ldn": ldn, "spaces": spaces, "space": space, "panels": panels,
+             "height": height, "meetings": meetings}  # fmt: skip
     regions = {
         "task": (INT, words(CellForwardTask if cell else ForwardTask)),
         "counters": (LINE, COUNTERS),
         "packed": (itemsize, panels * height * NR),
         "meetings": (LINE, meetings),
-        "states": (itemsize, spaces * rows * (2 * lda + ldn)),
-        "tiles": (itemsize, threads * MR * NR),
+        "states": (itemsize, spaces * space),
         "index": (INT, threads * 2 * rows),
     }
     return _plan(sizes, regions)

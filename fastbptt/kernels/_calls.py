@@ -141,9 +141,8 @@ class ForwardTask(NamedTuple):
     order: Ints  # (B,) sequences, longest first; unused without lengths
     lengths: Ints  # (B,) in that order
     plan: Plan
-    packed: Floats  # (panels, height, NR): zeros, R rows of W_h, I of W_x, b
-    states: Floats  # (spaces, 2, rows, lda), behind each a cell's (rows, ldn), see `_cells`
-    tiles: Floats  # (threads, MR, NR)
+    packed: Floats  # (panels, height, NR): R rows of W_h, I of W_x, b
+    states: Floats  # in each of the spaces (2, held, ldh), and a cell's (rows, ldn), see `_cells`
     index: Ints  # (threads, 2, rows)
     counters: Ints
     meetings: Ints  # counters of each block's shares

@@ -87,6 +87,12 @@ def fill_added(p, added, rows, index, t):
 
 
 @inlined
+def is_tanh(p):
+    """Whether nothing but tanh lies between z_t and h_t."""
+    return False
+
+
+@inlined
 def new_state(p, z, t, b, at, left, before, added):
     """h_t of a vector of units of sequence b: of unit `at` and those behind, `left` in all.
 
@@ -213,6 +219,7 @@ FUNCTIONS = {
     for f in (
         begin,
         fill_added,
+        is_tanh,
         new_state,
         hold,
         keep_place,

@@ -254,7 +254,6 @@ def _entry_points(source):
             plan=plan,
             packed=cast_like(offset(start, plan.packed_at), states),
             states=cast_like(offset(start, plan.states_at), states),
-            tiles=cast_like(offset(start, plan.tiles_at), states),
             index=cast(offset(start, plan.index_at), types.int64),
             counters=cleared_counters(offset(start, plan.counters_at), COUNTERS),
             meetings=cleared_counters(offset(start, plan.meetings_at), plan.meetings),

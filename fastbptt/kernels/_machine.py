@@ -64,6 +64,14 @@ def tile_rows_count():
     return 8 if target()[0] == 64 else 6
 
 
+def spare_registers():
+    """Whether beside a tile's sums there are registers to compute an activation in.
+
+    16 of 32 with AVX-512.  With AVX2 there is one; elsewhere it has not been measured.
+    """
+    return target()[0] == 64
+
+
 def tile_columns_count(itemsize):
     """MT, the most rows of `tile_columns`; divides the lanes of a vector."""
     return min(8 if target()[0] == 64 else 4, lanes(itemsize))

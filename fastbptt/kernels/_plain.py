@@ -1,8 +1,11 @@
 """The plain cell: h_t = f(z_t).  `_cells` has the same functions for all others."""
 
-from fastbptt.kernels._activation import activate, slope
+from fastbptt.kernels._activation import CODES, activate, slope
 from fastbptt.kernels._compiling import inlined
+from fastbptt.kernels._machine import spare_registers
 from fastbptt.kernels._simd import mul, put
+
+TANH, SPARE_REGISTERS = CODES["tanh"], spare_registers()
 
 
 @inlined
@@ -13,6 +16,12 @@ def begin(p, b):
 @inlined
 def fill_added(p, added, rows, index, t):
     pass
+
+
+@inlined
+def is_tanh(p):
+    """Whether h_t = tanh(z_t), and `tile_states` can take it beside products."""
+    return SPARE_REGISTERS and p.activation == TANH
 
 
 @inlined

@@ -69,8 +69,11 @@ def forward_piece(p, ticket):
 
 @inlined
 def forward_space(p, block, slot):
-    """The space for states that a block uses: its own if there are enough, else its worker's."""
-    return block if p.plan.blocks <= p.plan.spaces else slot
+    """The space for states that a block uses: its own if there are enough, else its worker's.
+
+    Of a readout always its worker's, since no states are shared.
+    """
+    return block if p.R > 0 and p.plan.blocks <= p.plan.spaces else slot
 
 
 # Backward: panels are packed and padding is cleared.  Then teams of workers go through their

@@ -140,13 +140,19 @@ def emit_splat(builder, scalar, vector_type):
     return Vec(builder, builder.shuffle_vector(one, undefined, index))
 
 
-def _first(builder, count, vector_type):
+def emit_first(builder, count, vector_type):
     """Mask of the first `count` lanes."""
     n = vector_type.count
     limit = builder.trunc(count, INT32)
     limit = emit_splat(builder, limit, ir.VectorType(INT32, n)).value
     index = ir.Constant(ir.VectorType(INT32, n), list(range(n)))
     return builder.icmp_signed("<", index, limit)
+
+
+def emit_store_masked(builder, vec, pointer, mask):
+    """Store the lanes that the mask says."""
+    raw = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    _masked(builder, "store", vec.type, [vec.value, raw, INT32(1), mask], ir.VoidType())
 
 
 def _masked(builder, operation, vector_type, arguments, result):
@@ -322,7 +328,7 @@ def load_first(typingctx, p, count):
             with then:
                 builder.store(emit_load(builder, p_, type_).value, result)
             with otherwise:
-                mask = _first(builder, count_, type_)
+                mask = emit_first(builder, count_, type_)
                 raw = builder.bitcast(p_, ir.IntType(8).as_pointer())
                 zeros = ir.Constant(type_, [0.0] * type_.count)
                 value = _masked(builder, "load", type_, [raw, INT32(1), mask, zeros], type_)
@@ -343,9 +349,8 @@ def store_first(typingctx, p, v, count):
             with then:
                 emit_store(builder, Vec(builder, v_), p_)
             with otherwise:
-                mask = _first(builder, count_, v_.type)
-                raw = builder.bitcast(p_, ir.IntType(8).as_pointer())
-                _masked(builder, "store", v_.type, [v_, raw, INT32(1), mask], ir.VoidType())
+                mask = emit_first(builder, count_, v_.type)
+                emit_store_masked(builder, Vec(builder, v_), p_, mask)
         return context.get_dummy_value()
 
     return types.void(p, v, types.intp), emit
@@ -430,7 +435,7 @@ def _emit_dots(builder, p, qs, n):
 
     builder.position_at_end(loop)
     k, products = builder.phi(INT64), [builder.phi(vector) for _ in qs]
-    counts = Vec(builder, _first(builder, builder.sub(n, k), vector))
+    counts = Vec(builder, emit_first(builder, builder.sub(n, k), vector))
     v = counts.where(emit_load(builder, builder.gep(p, [k]), vector), Vec(builder, none))
     more = [
         v.fma(emit_load(builder, builder.gep(q, [k]), vector), Vec(builder, so_far)).value

@@ -24,6 +24,7 @@ from fastbptt.kernels._plain import (
     gradient_at_z,
     hold,
     initial_gradient,
+    is_tanh,
     keep_place,
     new_state,
     scatter,
@@ -50,7 +51,7 @@ from fastbptt.kernels._simd import (
     transpose,
     zeros,
 )
-from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows
+from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows, tile_states
 from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, counter, first_turn, next_turn
 
 
@@ -102,73 +103,99 @@ def panels_at_once(rows, panels):
 
 @inlined
 def pack_forward(p, panel):
-    """Panel of [0; W_h; W_x; b], the columns that belong to NR hidden units."""
+    """Panel of [W_h; W_x; b], the columns that belong to NR hidden units."""
     width = NR(p.packed)
     skip = panel * width
     n = min(width, p.H - skip)
     to = offset(p.packed, skip * p.plan.height)
-    fill_rows(to, 1, width, width)
     W_h = offset_bytes(p.W_h.data, skip * p.W_h.c)
-    pack_panel(offset(to, width), W_h, p.W_h.r, p.W_h.c, p.R, n)
+    pack_panel(to, W_h, p.W_h.r, p.W_h.c, p.R, n)
     W_x = offset_bytes(p.W_x.data, skip * p.W_x.c)
-    pack_panel(offset(to, (1 + p.R) * width), W_x, p.W_x.r, p.W_x.c, p.I, n)
+    pack_panel(offset(to, p.R * width), W_x, p.W_x.r, p.W_x.c, p.I, n)
     b = offset_bytes(p.b.data, skip * p.b.c)
-    pack_panel(offset(to, (1 + p.R + p.I) * width), b, 0, p.b.c, 1, n)
+    pack_panel(offset(to, (p.R + p.I) * width), b, 0, p.b.c, 1, n)
+
+
+class Tile(NamedTuple):
+    """Rows r ... r + m of step t, for the units of some panels from unit `skip` on; or no rows."""
+
+    t: int
+    r: int
+    m: int
+    panels: int
+    skip: int
 
 
 @inlined
-def put_inputs(p, states, index, lo, hi, t):
-    """[x_{t+1}, 1] into rows lo ... hi of a state buffer, behind h_t."""
-    for r in range(lo, hi):
-        place = offset(states, r * p.plan.lda + p.R)
-        copy_row_padded(place, row(p.x, t, get(index, r)), p.I)
-        put(place, p.I, 1.0)
+def tile_place(p, tile, t, now, after):
+    """Where a tile's states lie at step t; those of a readout do not stay."""
+    states = now if tile.t < t else after
+    return offset(states, tile.r * p.plan.ldh + tile.skip) if p.R > 0 else states
 
 
 @inlined
-def forward_step(p, t, rows, panel, panels, alone, now, after, added, index, c):
+def forward_step(p, t, rows, panel, panels, now, after, added, index, waiting, beside, leaves):
     """h_t of the first rows of a block, for the units of some panels.
 
-    h_t = f([h_{t-1}, x_t, 1] [W_h; W_x; b]), summed in this order: what is summed first is rounded
+    h_t = f(h_{t-1} W_h + x_t W_x + b), summed in this order: what is summed first is rounded
     most often, and the bias, often the largest term, only once.
 
-    now, after : rows [h_{t-1}, x_t, 1], and those of the next step, whose h_t is filled in
-    alone : nobody else writes x_{t+1} into `after` meanwhile, behind h_t: vectors may end there
+    now, after : rows h_{t-1}, and those that h_t is filled into; of a readout, space for a tile
     added : rows of what a cell adds to z_t
     index : each row's sequence
+    waiting : a tile of the step before whose activation has yet to be computed
+    beside : whether that is done beside the products of the next tile
+    leaves : whether the last tile may be left to the next step; it is returned
     """
-    width, lanes = NR(p.packed), LANES(p.packed)
-    h = offset(p.h, t * p.B * p.H)
-    count = tiles(rows, MR(p.packed))
+    width, lanes, ldh = NR(p.packed), LANES(p.packed), p.plan.ldh
+    x = offset_bytes(p.x.data, (t - 1) * p.x.t)
+    count, q = tiles(rows, MR(p.packed)), 0
     stride = p.plan.height * width
-    while panel < panels:
-        skip, take = panel * width, panels_at_once(rows, panels - panel)
-        n = min(take * width, p.H - skip)
-        start = offset(p.packed, panel * stride)
-        panel += take
-        for q in range(count):
+    while panel < panels or (waiting.m > 0 and not leaves):
+        tile, vectors = Tile(t, 0, 0, 0, 0), 0
+        if panel < panels:
             r = split(rows, count, q)
             m = split(rows, count, q + 1) - r
-            a = offset(now, r * p.plan.lda)
-            b = offset(start, width)
-            tile_rows(m, n, p.R + p.I + 1, p.plan.lda, a, b, start, stride, c)
-            for i in range(m * take):  # one of them is 1
-                line, begin = (r + i, skip) if take == 1 else (r, skip + i * width)
-                before = offset(now, line * p.plan.lda + begin)
-                state = offset(after, line * p.plan.lda + begin)
-                more = offset(added, line * p.plan.ldn + begin)
-                b = get(index, line)
-                out = offset(h, b * p.H + begin)
+            tile = Tile(t, r, m, panels_at_once(rows, panels - panel), panel * width)
+            left = p.H - waiting.skip
+            if beside and m >= MR(p.packed) // 2:
+                vectors = waiting.m * min((left + lanes - 1) // lanes, width // lanes)
+            z = tile_place(p, waiting, t, now, after)
+            out, ldo = z, ldh
+            if not p.has_lengths:
+                b = waiting.t * p.B + get(index, waiting.r)
+                out, ldo = offset(p.h, b * p.H + waiting.skip), p.H
+            tile_states(
+                m, min(tile.panels * width, p.H - tile.skip), p.R, p.I,
+                offset(now, r * ldh), ldh, x, p.x.r, offset(index, r),
+                offset(p.packed, panel * stride), stride, tile_place(p, tile, t, now, after),
+                vectors, left, z, out, ldo,
+            )  # fmt: skip
+            q += 1
+            if q == count:
+                q, panel = 0, panel + tile.panels
+        ready = waiting if beside else tile
+        if vectors == 0 or p.has_lengths:
+            for i in range(ready.m * ready.panels):  # one of them is 1
+                line, more = (i, 0) if ready.panels == 1 else (0, i * width)
+                state = offset(tile_place(p, ready, t, now, after), line * ldh + more)
+                r, begin = ready.r + line, ready.skip + more
+                b = get(index, r)
+                before, to_add = offset(now, r * ldh + begin), offset(added, r * p.plan.ldn + begin)
+                out = offset(p.h, (ready.t * p.B + b) * p.H + begin)
                 for v in range(0, width, lanes):
                     at, left = begin + v, p.H - begin - v
                     if left > 0:
-                        z = load(offset(c, i * width + v))
-                        f = new_state(p, z, t, b, at, left, offset(before, v), offset(more, v))
-                        if p.R > 0 and alone:
+                        f = load(offset(state, v))
+                        if vectors == 0:
+                            f = new_state(
+                                p, f, t, b, at, left, offset(before, v), offset(to_add, v)
+                            )
                             store(offset(state, v), f)
-                        elif p.R > 0:
-                            store_first(offset(state, v), f, left)
                         store_first(offset(out, v), f, left)
+        if beside:
+            waiting = tile
+    return waiting
 
 
 @inlined
@@ -192,11 +219,9 @@ def forward_block(p, number, shares, slot):
     for r in range(rows):
         put(index, r, get(p.order, block + r * p.plan.blocks) if p.has_lengths else first + r)
         put(length, r, get(p.lengths, block + r * p.plan.blocks) if p.has_lengths else p.T)
-    c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
-    space = forward_space(p, block, slot)
-    now = offset(p.states, space * p.plan.rows * (2 * p.plan.lda + p.plan.ldn))
-    after = offset(now, p.plan.rows * p.plan.lda)
-    added = offset(after, p.plan.rows * p.plan.lda)
+    now = offset(p.states, forward_space(p, block, slot) * p.plan.space)
+    after = offset(now, p.plan.held * p.plan.ldh)
+    added = offset(after, p.plan.held * p.plan.ldh)
 
     for r in range(rows):
         begin(p, get(index, r))
@@ -208,23 +233,26 @@ def forward_block(p, number, shares, slot):
         lo, hi = split(live, shares, turn.share), split(live, shares, turn.share + 1)
         for r in range(lo, hi):
             h0 = offset(p.h, get(index, r) * p.H)
-            copy_row_padded(offset(now, r * p.plan.lda), h0, p.R)
-        put_inputs(p, now, index, lo, hi, 0)
+            copy_row_padded(offset(now, r * p.plan.ldh), h0, p.R)
         turn = next_turn(meeting, shares, home, 1, turn)
-    t = 0
+    most = MR(p.packed) * (NR(p.packed) // LANES(p.packed))  # vectors of a tile
+    beside = is_tanh(p) and most <= p.R
+    t, waiting = 0, Tile(0, 0, 0, 0, 0)
     while live > 0:
         t += 1
         going = live  # rows that have a step t + 1
         while going > 0 and get(length, going - 1) == t:
             going -= 1
+        # If there are two tiles of rows, the last tile's are not read by the next step's first.
+        leaves = beside and shares == 1 and going > MR(p.packed)
         fill_added(p, added, live, index, t)
         turn = first_turn(meeting, shares, home, t + 1, turn.orphans)
         while turn.share >= 0:
             panel = split(p.plan.panels, shares, turn.share)
             panels = split(p.plan.panels, shares, turn.share + 1)
-            forward_step(p, t, live, panel, panels, shares == 1, now, after, added, index, c)
-            lo, hi = split(going, shares, turn.share), split(going, shares, turn.share + 1)
-            put_inputs(p, after, index, lo, hi, t)
+            waiting = forward_step(
+                p, t, live, panel, panels, now, after, added, index, waiting, beside, leaves
+            )
             turn = next_turn(meeting, shares, home, t + 1, turn)
         now, after = after, now
         live = going

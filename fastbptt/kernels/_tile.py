@@ -9,8 +9,13 @@
           k [ b    ]               each step loads NR/lanes vectors of b, broadcasts m elements of
        m [a][  c   ]               a, and does m x NR/lanes fused multiply-adds.
 
-`tile_rows` is for states: a(i, k) = a[i * lda + k], the rows of b follow each other without a gap,
-and the sums begin with start[n], a row of NR.
+`tile_rows` is for gradients of states and inputs: a(i, k) = a[i * lda + k], the rows of b follow
+each other without a gap, and the sums begin with start[n], a row of NR.
+`tile_states` is for states: a row of a is h_{t-1}, then x_t, each where it lies, then 1.  Small
+layers take as long for tanh as for the products, since each waits for the other, and most of tanh
+is not multiply-adds.  So beside its products a tile takes tanh of the one before; in each step over
+k, the longer part of one vector's, and the rest of the one before, which have nothing to wait for.
+That takes 10 cycles a vector, where it takes 18 between the tiles.
 A single row has only two chains of sums and would wait for each multiply-add, so it may take two or
 four panels at once, `stride` elements apart; c is then a row of two or four times NR columns.
 `tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
@@ -24,24 +29,30 @@ a row's result does not depend on its neighbours, to the bit.
 A tile never loops over tiles, never threads, never validates.
 """
 
+from typing import Any, NamedTuple
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastbptt.kernels._activation import tanh_begin, tanh_end
 from fastbptt.kernels._machine import (
     VECTORS,
     WIDE,
     panel_columns,
+    spare_registers,
     tile_columns_count,
     tile_rows_count,
 )
 from fastbptt.kernels._simd import (
     INT64,
     Vec,
+    emit_first,
     emit_load,
     emit_number,
     emit_splat,
     emit_store,
+    emit_store_masked,
     ir_vector,
 )
 
@@ -64,8 +75,14 @@ def MT(typingctx, p):
     return emit_number(p, tile_columns_count(p.dtype.bitwidth // 8))
 
 
-def _emit_products(builder, vector, begin, end, element, b, ldb, initial, stride=None):
-    """One loop over k from begin to end, every accumulator a phi node; the sums after it."""
+def _emit_products(
+    builder, vector, begin, end, element, b, ldb, initial, stride=None, beside=None, values=()
+):
+    """One loop over k from begin to end, every accumulator a phi node; the sums after it.
+
+    `beside` emits what is done beside the products of a step: a function of values, at first those
+    given, that returns those for the next step.  If there is one, the last follow the sums.
+    """
     n = vector.count
     m, vectors = len(initial), len(initial[0])
     before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -74,6 +91,8 @@ def _emit_products(builder, vector, begin, end, element, b, ldb, initial, stride
     builder.position_at_end(loop)
     step = builder.phi(INT64)
     acc = [[builder.phi(vector) for _ in range(vectors)] for _ in range(m)]
+    carried = [builder.phi(value.type) for value in values]
+    following = beside(*carried) if beside else ()
     row = builder.gep(b, [builder.mul(step, ldb)])
     bs = []
     for j in range(vectors):
@@ -97,7 +116,12 @@ def _emit_products(builder, vector, begin, end, element, b, ldb, initial, stride
             acc[i][j].add_incoming(sums[i][j], loop)
             results[i][j].add_incoming(initial[i][j], before)
             results[i][j].add_incoming(sums[i][j], loop)
-    return results
+    last = [builder.phi(value.type) for value in values]
+    for now, at_last, value, then in zip(carried, last, values, following, strict=True):
+        for phi in now, at_last:
+            phi.add_incoming(value, before)
+            phi.add_incoming(then, loop)
+    return (results, last) if beside else results
 
 
 def _each(builder, c, vector, accumulators):
@@ -123,6 +147,104 @@ def _emit_rows(builder, vector, m, vectors, arguments):
     sums = _emit_products(builder, vector, INT64(0), k, element, b, ldb, [first] * m, stride)
     for place, value in _each(builder, c, vector, sums):
         emit_store(builder, value, place)
+
+
+def _emit_states(builder, vector, m, vectors, arguments):
+    """Body of `tile_states` for one m."""
+    _, _, R, I, h, ldh, x, ldx, index, b, stride, z, count, left, waiting, out, ldo = arguments
+    ldb = INT64(VECTORS * vector.count)
+
+    def element_of(rows):
+        return lambda i, step: builder.gep(rows[i], [step])
+
+    hs = element_of([builder.gep(h, [builder.mul(ldh, INT64(i))]) for i in range(m)])
+    done, sums = INT64(0), [[ir.Constant(vector, [0.0] * vector.count)] * vectors] * m
+    if m >= tile_rows_count() // 2 and spare_registers():
+        values, beside, end = _tanh_of_rows(builder, vector, waiting, ldh, out, ldo, left)
+        done = count
+        sums, last = _emit_products(
+            builder, vector, INT64(0), done, hs, b, ldb, sums, stride, beside, values
+        )
+        end(*last)
+    sums = _emit_products(builder, vector, done, R, hs, b, ldb, sums, stride)
+
+    raw, xs = builder.bitcast(x, ir.IntType(8).as_pointer()), []
+    for i in range(m):
+        at = builder.mul(builder.load(builder.gep(index, [INT64(i)])), ldx)
+        xs.append(builder.bitcast(builder.gep(raw, [at]), x.type))
+    b = builder.gep(b, [builder.mul(ldb, R)])
+    xs = element_of(xs)
+    sums = _emit_products(builder, vector, INT64(0), I, xs, b, ldb, sums, stride)
+
+    row = builder.gep(b, [builder.mul(ldb, I)])
+    for j in range(vectors):
+        if j and j % VECTORS == 0:  # the next panel
+            row = builder.gep(row, [stride])
+        bias = emit_load(builder, builder.gep(row, [INT64(j % VECTORS * vector.count)]), vector)
+        for i in range(m):
+            at = builder.add(builder.mul(ldh, INT64(i)), INT64(j * vector.count))
+            emit_store(builder, Vec(builder, sums[i][j]) + bias, builder.gep(z, [at]))
+
+
+class _Begun(NamedTuple):
+    """A vector of which `tanh_begin` is done, and where the next one lies."""
+
+    place: Any  # of the next
+    leap: Any  # from there to the one after
+    other_leap: Any  # from there back to this one, and from the one after to what follows
+    to: Any  # likewise, where they are stored a second time
+    leap_to: Any
+    other_leap_to: Any
+    mask: Any  # lanes that are stored, none if there is no such vector
+    next_mask: Any
+    mask_after: Any
+    x: Any
+    p: Any
+    total: Any
+
+
+def _tanh_of_rows(builder, vector, waiting, ldz, out, ldo, left):
+    """What emits tanh of rows of z, a vector at a time: initial values, a step, and the end.
+
+    A vector is begun in one step, and ended and stored in the next, so that what follows each
+    other need not wait.  Of the rows' vectors, the first `left` numbers count: of one vector a row,
+    or of two in turn.
+    """
+    lanes = INT64(vector.count)
+    two = builder.icmp_signed(">", left, lanes)
+    bits = ir.IntType(vector.count)  # masks as numbers: more of them fit
+
+    def leaps(ld):
+        """To the next vector, and from there to the one after."""
+        return builder.select(two, lanes, ld), builder.select(two, builder.sub(ld, lanes), ld)
+
+    first = builder.bitcast(emit_first(builder, left, vector), bits)
+    second = builder.bitcast(emit_first(builder, builder.sub(left, lanes), vector), bits)
+    second = builder.select(two, second, first)
+    none = ir.Constant(vector, [0.0] * vector.count)
+    values = _Begun(
+        waiting, *leaps(ldz), out, *leaps(ldo), bits(0), first, second, none, none, none
+    )
+
+    def end(*values):
+        v = _Begun(*values)
+        f = tanh_end(*(Vec(builder, value) for value in (v.x, v.p, v.total)))
+        mask = builder.bitcast(v.mask, ir.VectorType(ir.IntType(1), vector.count))
+        for place, leap in (v.place, v.other_leap), (v.to, v.other_leap_to):
+            emit_store_masked(builder, f, builder.gep(place, [builder.neg(leap)]), mask)
+
+    def step(*values):
+        end(*values)
+        v = _Begun(*values)
+        x = emit_load(builder, v.place, vector)
+        p, total = tanh_begin(x)
+        return _Begun(
+            builder.gep(v.place, [v.leap]), v.other_leap, v.leap,
+            builder.gep(v.to, [v.leap_to]), v.other_leap_to, v.leap_to,
+            v.next_mask, v.mask_after, v.next_mask, x.value, p.value, total.value,
+        )  # fmt: skip
+
+    return values, step, end
 
 
 def _emit_columns(builder, vector, m, vectors, arguments):
@@ -164,6 +286,7 @@ def _emit_call(context, builder, name, dtype, rows, wide, args, emit_one):
         function = ir.Function(builder.module, kind, name)
         function.linkage = "internal"
         function.attributes.add("noinline")
+        function.attributes.alignstack = 64  # what is put there for want of registers: whole lines
         _emit_body(function, ir_vector(dtype), rows, wide, emit_one)
     builder.call(function, args)
     return context.get_dummy_value()
@@ -209,6 +332,33 @@ def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
 
     size = types.intp
     return types.void(size, size, size, size, a, b, start, size, c), emit
+
+
+@intrinsic
+def tile_states(
+    typingctx, m, n, R, I, h, ldh, x, ldx, index, b, stride, z, count, left, waiting, out, ldo
+):
+    """z = h b[:R] + x b[R:R + I] + b[R + I] for m rows and n columns, as the module says.
+
+    h, z : (m, ldh)
+    x : row i begins index[i] * ldx bytes behind x
+    waiting, out : rows of z of another tile, ldh and ldo elements apart.  tanh of `count` <= R of
+        their vectors goes to where they are, and to `out`.  There are as many in a row as `left`,
+        the columns from here on, needs, or two.  None (0), if m is less than half of MR, which
+        would not be worth its code, or there are no `spare_registers`.
+
+    With m = 1, n may be up to NR times the last of WIDE; then two or four whole panels are read.
+    """
+
+    def emit(context, builder, signature, args):
+        dtype = signature.args[4].dtype
+        rows = tile_rows_count()
+        return _emit_call(context, builder, "tile_states", dtype, rows, WIDE, args, _emit_states)
+
+    size = types.intp
+    return types.void(
+        size, size, size, size, h, size, x, size, index, b, size, z, size, size, waiting, out, size
+    ), emit
 
 
 @intrinsic
