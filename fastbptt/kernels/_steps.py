@@ -304,7 +304,7 @@ def clear_padding(p, number):
             end_at_start(p, b)
 
 
-@inlined
+@njit
 def gather_inputs(p, buffer, at, t, first, lo, hi):
     """[x_t, 1] of rows lo ... hi into the buffer, from its row `at` on, and where dx_t goes.
 
@@ -517,8 +517,10 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
         to_h = chunk >= p.plan.x_chunks
         base = (chunk - p.plan.x_chunks if to_h else chunk) * lanes
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
-        for i in range(0, end, MT(p.packed)):
-            m = min(MT(p.packed), end - i)
+        count = tiles(end, MT(p.packed))
+        for q in range(count):
+            i = split(end, count, q)
+            m = split(end, count, q + 1) - i
             tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
             for j in range(m):
                 number = base + i + j
