@@ -122,7 +122,9 @@ def tile():
     box(ax, 13.4, 2.2, 4.4, 4.2)
     box(ax, 14.5, 4.4, 1.0, 1.0, color=BRIGHT)
     ax.text(15.6, 6.7, "$h_t = f(z_t)$", ha="center")
-    ax.text(15.6, 1.65, "sums stay in registers; f is applied", ha="center", color="0.3", fontsize=9)
+    ax.text(
+        15.6, 1.65, "sums stay in registers; f is applied", ha="center", color="0.3", fontsize=9
+    )
     ax.text(15.6, 1.15, "beside the next tile's products", ha="center", color="0.3", fontsize=9)
     return fig
 

@@ -102,7 +102,7 @@ def _backward_workers(source):
                         buffer = buffer_of(walk, team, block, slot)
                         if part == STATES:
                             state_gradient(p, buffer, team, group, block, before, 0, 1, slot)
-                        if part == INPUTS:  # where dx goes: no state gradients have said it
+                        if part in (WEIGHTS, INPUTS):  # state gradients would say where rows are
                             for r in range(block.rows):
                                 b = group * p.plan.group + r % block.live
                                 row = (block.t - 1 - r // block.live) * p.B + b

@@ -41,7 +41,15 @@ def call_wide(n, k, a, b, stride, c):
 @njit
 def call_columns(m, n, k, ldb, a, b, start, c, at):
     a, b = offset_bytes(pointer(a), at[0]), offset_bytes(pointer(b), at[1])
-    tile_columns(m, n, k, RUN, a, b, ldb, offset_bytes(pointer(c), at[3]))
+    index = pointer(np.arange(k))
+    tile_columns(m, n, k, RUN, a, LANES(a), index, b, ldb, offset_bytes(pointer(c), at[3]))
+
+
+@njit
+def call_columns_of(m, n, k, a, index, b, c):
+    tile_columns(
+        m, n, k, RUN, pointer(a), a.shape[1], pointer(index), pointer(b), b.shape[1], pointer(c)
+    )
 
 
 class Kind(NamedTuple):
@@ -211,6 +219,23 @@ def test_any_alignment(kind, dtype):
     for at in ((1, 0, 0, 0), (0, 4, 0, 0), (0, 0, 4, 0), (0, 0, 0, 4), (3, 4, 4, 4)):
         got = run(kind, a, b, start, len(a), len(start), at)
         np.testing.assert_array_equal(got, expected, f"{at=}")
+
+
+@DTYPES
+@LENGTHS
+def test_columns_of_rows_anywhere(dtype, k):
+    """The bits of rows that follow each other; a column may be one number for all."""
+    kind = KINDS["tile_columns"]
+    a, b, start = draw(kind, dtype, k)
+    rng = np.random.default_rng(k)
+    rows, place = np.full((2 * k + 1, 50), np.nan, dtype), rng.permutation(2 * k + 1)[:k]
+    rows[place, : len(a)] = a.T
+    c = np.zeros((len(a), len(start)), dtype)
+    for m in range(1, len(a) + 1):
+        call_columns_of(m, len(start), k, rows, place, b, c)
+        np.testing.assert_array_equal(c[:m], run(kind, a, b, start, m, len(start)))
+    call_columns_of(1, len(start), k, np.ones((1, 1), dtype), np.zeros(k, int), b, c)
+    np.testing.assert_array_equal(c[:1], run(kind, np.ones_like(a), b, start, 1, len(start)))
 
 
 @njit

@@ -64,6 +64,9 @@ LATENCY = 4
 MOST_SHARES = 32
 # Rows of dz lie far apart from so many bytes on; and how many chunks' tiles pay for copying them.
 FAR_APART, MANY_CHUNKS = 1024, 8
+# Rows of x and h of up to so many bytes are read where they lie.  To copy them by columns costs
+# small layers a tenth of the way back; where rows are twice as long, neither is faster.
+CLOSE = 256
 # Sequences whose padding one piece of work clears.
 CLEARED_ROWS = 16
 INT = 8  # bytes of an int64
@@ -261,6 +264,8 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
     # Rows of dz that lie far apart, each in a page of its own, cost weight gradients a miss of the
     # TLB each.  So a panel of them is copied together, if many tiles are to be computed with it.
     near = ldz * itemsize >= FAR_APART and (x_chunks + h_chunks) // parts >= MANY_CHUNKS
+    # To copy rows of x and h by columns takes longer than their products, if they are short.
+    close = max(I, H) * itemsize <= CLOSE
     meetings = teams * splits * shares * SHARE_COUNTERS if shares > 1 else 0
     team_counters = teams * TEAM_COUNTERS if members > 1 else 0
     packed = packs * (1 + H) * NR
@@ -273,8 +278,9 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
              "h_panels": h_panels, "x_panels": x_panels,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
-             "x_rows": x_rows, "sum_rows": sum_rows, "sum_parts": min(UNITS, sum_rows),
-             "height": 1 + H, "ldz": ldz, "cleared_rows": CLEARED_ROWS}  # fmt: skip
+             "x_rows": x_rows, "close": close, "sum_rows": sum_rows,
+             "sum_parts": min(UNITS, sum_rows), "height": 1 + H, "ldz": ldz,
+             "cleared_rows": CLEARED_ROWS}  # fmt: skip
     regions = {
         "task": (INT, words(CellBackwardTask if cell else BackwardTask)),
         "counters": (LINE, COUNTERS),
@@ -285,7 +291,9 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
         "dz": (itemsize, buffers * capacity * ldz),
         "carried": (itemsize, B * ldz if cell else 0),
         "inputs": (itemsize, buffers * capacity * (x_chunks + h_chunks) * lanes),
-        "where": (INT, buffers * capacity if need_dx or tokens else 0),
+        "where": (INT, buffers * capacity),
+        "numbers": (INT, capacity),
+        "one": (itemsize, 1),
         "sums": (itemsize, groups * sum_rows * H if own else 0),
         "near": (itemsize, threads * capacity * NR if near else 0),
         "tiles": (itemsize, threads * MR * NR),

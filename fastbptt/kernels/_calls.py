@@ -179,7 +179,10 @@ class BackwardTask(NamedTuple):
     packed: Floats  # (packs, height, NR): zeros, then H rows of W_h^T (unless R = 0) or W_x^T
     dz: Floats  # (buffers, capacity, ldz): dz_t by rows
     inputs: Floats  # (buffers, chunks, capacity, lanes): [x_t, 1] and h_{t-1} by columns
-    where: Ints  # (buffers, capacity): row of dx, (T B, I); of tokens, row of dW_x
+    in_place: bool  # weight gradients read x and h where they lie, and `inputs` stays empty
+    where: Ints  # (buffers, capacity): (t - 1) B + b, the row of x_t, dx_t, h_{t-1} among all
+    numbers: Ints  # (capacity,): 0, 1, ...
+    one: Floats  # (1,): the column of ones, if x is read in place
     sums: Floats  # (groups, x_rows + 1 + R, H): dW_x, db and dW_h of groups with sums of their own
     near: Floats  # (threads, capacity, NR): a panel of dz, copied together; see `plan.near`
     tiles: Floats  # (threads, MR, NR)

@@ -26,7 +26,6 @@ from fastbptt.kernels._simd import (
     offset,
     offset_bytes,
     prefetch,
-    put,
     store,
     store_first,
 )
@@ -133,15 +132,6 @@ def hold(p, b, last):
 
 
 @inlined
-def keep_place(p, where, t, b):
-    """Keep where dx_t of sequence b goes, or of tokens, which row of dW_x takes dz_t."""
-    if p.cell.has_tokens:
-        put(where, 0, get(p.cell.tokens, (t - 1) * p.B + b))
-    elif p.need_dx:
-        put(where, 0, (t - 1) * p.B + b)
-
-
-@inlined
 def scatter(p, sums, buffer, block, skip, n):
     """dW_x[x_t] += dz_t for the n units of a panel, row by row in the buffer's order."""
     if p.cell.has_tokens:
@@ -150,7 +140,8 @@ def scatter(p, sums, buffer, block, skip, n):
         if block.number == 0:
             fill_rows(dW_x, p.plan.x_rows, n, p.H)
         for r in range(block.rows):
-            to = offset(dW_x, get(p.where, buffer * capacity + r) * p.H)
+            token = get(p.cell.tokens, get(p.where, buffer * capacity + r))
+            to = offset(dW_x, token * p.H)
             for at in range(0, n, LANES(dz)):
                 gradient = add(load_first(offset(to, at), n - at), load(offset(dz, r * ldz + at)))
                 store_first(offset(to, at), gradient, n - at)
@@ -222,7 +213,6 @@ FUNCTIONS = {
         is_tanh,
         new_state,
         hold,
-        keep_place,
         scatter,
         gradient_at_z,
         initial_gradient,

@@ -220,6 +220,16 @@ def cleared_counters(start, count):
 
 
 @inlined
+def is_row_by_row(a):
+    """Whether each row of a user's array (T, B, n) lies as far behind the one before, by elements.
+
+    Of step after step; h has one step more.
+    """
+    t, r = a.strides[0], a.strides[1]
+    return r % a.itemsize == 0 and (t == a.shape[1] * r or a.shape[0] == 1)
+
+
+@inlined
 def whole_task(p, given, start):
     """What workers are given: p, and of a cell that is not plain more; see below."""
     return p
@@ -283,6 +293,12 @@ def _entry_points(source):
             fill_rows(db, 1, H, H)
         h_t = given.h.strides[0] if R > 0 else 0
         dh_t = given.dh.strides[0] if given.every_step else 0
+        in_place = plan.close and is_row_by_row(given.x) and (R == 0 or is_row_by_row(given.h))
+        numbers = cast(offset(start, plan.numbers_at), types.int64)
+        for k in range(0 if in_place else plan.capacity):
+            put(numbers, k, k)
+        one = cast_like(offset(start, plan.one_at), db)
+        put(one, 0, 1.0)
         p = BackwardTask(
             T=T, B=B, I=I, H=H, R=R,
             activation=given.activation,
@@ -305,7 +321,10 @@ def _entry_points(source):
             packed=cast_like(offset(start, plan.packed_at), db),
             dz=cast_like(offset(start, plan.dz_at), db),
             inputs=cast_like(offset(start, plan.inputs_at), db),
+            in_place=in_place,
             where=cast(offset(start, plan.where_at), types.int64),
+            numbers=numbers,
+            one=one,
             sums=cast_like(offset(start, plan.sums_at), db),
             near=cast_like(offset(start, plan.near_at), db),
             tiles=cast_like(offset(start, plan.tiles_at), db),

@@ -3,7 +3,7 @@
 from fastbptt.kernels._activation import CODES, activate, slope
 from fastbptt.kernels._compiling import inlined
 from fastbptt.kernels._machine import spare_registers
-from fastbptt.kernels._simd import mul, put
+from fastbptt.kernels._simd import mul
 
 TANH, SPARE_REGISTERS = CODES["tanh"], spare_registers()
 
@@ -32,13 +32,6 @@ def new_state(p, z, t, b, at, left, before, added):
 @inlined
 def hold(p, b, last):
     pass
-
-
-@inlined
-def keep_place(p, where, t, b):
-    """Keep where dx_t of sequence b goes."""
-    if p.need_dx:
-        put(where, 0, (t - 1) * p.B + b)
 
 
 @inlined

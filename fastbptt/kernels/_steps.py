@@ -25,7 +25,6 @@ from fastbptt.kernels._plain import (
     hold,
     initial_gradient,
     is_tanh,
-    keep_place,
     new_state,
     scatter,
 )
@@ -305,28 +304,37 @@ def clear_padding(p, number):
 
 
 @njit
-def gather_inputs(p, buffer, at, t, first, lo, hi):
-    """[x_t, 1] of rows lo ... hi into the buffer, from its row `at` on, and where dx_t goes.
+def gather_inputs(p, buffer, block, first, lo, hi, shares, share):
+    """Where x_t and h_{t-1} are, for a share of rows lo ... hi and all steps of a block.
 
-    Of tokens just the 1, and where dz_t goes.
+    If they are not read in place, also [x_t, 1]; of tokens just the 1.
+
+    A function of its own, for all steps: inlined, it takes registers from the loops around it.
     """
-    lanes = LANES(p.inputs)
+    capacity, lanes = p.plan.capacity, LANES(p.inputs)
     chunks = p.plan.x_chunks + p.plan.h_chunks
-    to = offset(p.inputs, (buffer * chunks * p.plan.capacity + at) * lanes)
-    where = offset(p.where, buffer * p.plan.capacity + at)
+    where = offset(p.where, buffer * capacity)
+    to = offset(p.inputs, buffer * chunks * capacity * lanes)
     whole = p.I // lanes * lanes  # columns of x in vectors without the 1
     one = one_at(p.inputs, p.I - whole)
-    for r in range(lo, hi):
-        b = get(p.order, first + r)
-        x = row(p.x, t - 1, b)
-        place = offset(to, r * lanes)
-        for v in range(0, whole, lanes):
-            store(offset(place, v * p.plan.capacity), load(offset(x, v)))
-        end = one
-        if whole < p.I:
-            end = add(load_first(offset(x, whole), p.I - whole), one)
-        store(offset(place, whole * p.plan.capacity), end)
-        keep_place(p, offset(where, r), t, b)
+    live = 0
+    for t in range(block.t, block.low, -1):
+        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
+            live += 1
+        rows = max(min(hi, live) - lo, 0)
+        begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
+        for r in range(begin, end):
+            put(where, r, (t - 1) * p.B + get(p.order, first + r))
+        for r in range(begin, begin if p.in_place else end):
+            x = row(p.x, t - 1, get(p.order, first + r))
+            place = offset(to, r * lanes)
+            for v in range(0, whole, lanes):
+                store(offset(place, v * capacity), load(offset(x, v)))
+            last = one
+            if whole < p.I:
+                last = add(load_first(offset(x, whole), p.I - whole), one)
+            store(offset(place, whole * capacity), last)
+        where, to = offset(where, live), offset(to, live * lanes)
 
 
 @inlined
@@ -417,11 +425,13 @@ def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
     number = block.number * p.T + 1  # of the step, among all steps of the team
     c = offset(p.tiles, slot * MR(p.packed) * NR(p.packed))
     first = group * p.plan.group
+    gather_inputs(p, buffer, block, first, lo, hi, shares, home)
     live, turn = 0, Turn(-1, 0)
     at = 0  # row of the buffer where step t begins
     old = offset(p.dz, ((buffer ^ 1) * capacity + before) * ldz)  # dz_{t+1}
     new = offset(p.dz, buffer * capacity * ldz)  # dz_t
     states = state_rows(p, buffer, 0)  # for h_t
+    copies = p.R > 0 and not p.in_place
     for t in range(block.t, block.low, -1):
         while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
             live += 1
@@ -429,17 +439,14 @@ def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
         going = lo  # those that have a step t + 1
         while going < last and get(p.lengths, first + going) > t:
             going += 1
-        span, keeps = Span(first, lo, going, last), t < block.t and p.R > 0
+        span, keeps = Span(first, lo, going, last), t < block.t and copies
         states_before = state_rows(p, buffer, at)
         turn = first_turn(meeting, shares, home, number, turn.orphans)
         while turn.share >= 0:
-            rows, share = last - lo, turn.share
-            begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
-            gather_inputs(p, buffer, at, t, first, begin, end)
-            panel = split(p.plan.h_panels, shares, share)
-            panels = split(p.plan.h_panels, shares, share + 1)
+            panel = split(p.plan.h_panels, shares, turn.share)
+            panels = split(p.plan.h_panels, shares, turn.share + 1)
             state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c)
-            if t == block.low + 1 and p.R > 0:
+            if t == block.low + 1 and copies:
                 lanes, width = LANES(p.inputs), NR(p.packed)
                 for r in range(lo, last):
                     h = row(p.h, t - 1, get(p.order, first + r))
@@ -513,15 +520,25 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
                 store(offset(together, r * width + v), load(offset(dz, r * ldz + v)))
         dz, ldz = together, width
     for chunk in range(split(chunks, p.plan.parts, part), split(chunks, p.plan.parts, part + 1)):
-        a = offset(p.inputs, (buffer * chunks + chunk) * p.plan.capacity * lanes)
         to_h = chunk >= p.plan.x_chunks
         base = (chunk - p.plan.x_chunks if to_h else chunk) * lanes
         end = min(lanes, (p.H if to_h else p.I + 1) - base)
-        count = tiles(end, MT(p.packed))
-        for q in range(count):
-            i = split(end, count, q)
-            m = split(end, count, q + 1) - i
-            tile_columns(m, n, block.rows, p.plan.run, offset(a, i), dz, ldz, c)
+        place = (buffer * chunks + chunk) * p.plan.capacity * lanes
+        a, lda, index, ones = offset(p.inputs, place), lanes, p.numbers, 0
+        if p.in_place:
+            of = p.h if to_h else p.x
+            a, lda = offset(of.data, base), of.r // ITEMSIZE(dz)
+            index = offset(p.where, buffer * p.plan.capacity)
+            ones = 0 if to_h or base + end <= p.I else 1  # the last column has a tile of its own
+        count = tiles(end - ones, MT(p.packed))
+        for q in range(count + ones):
+            i, m = end - 1, 1
+            if q < count:
+                i = split(end - ones, count, q)
+                m = split(end - ones, count, q + 1) - i
+            else:
+                a, lda = offset(p.one, -i), 0
+            tile_columns(m, n, block.rows, p.plan.run, offset(a, i), lda, index, dz, ldz, c)
             for j in range(m):
                 number = base + i + j
                 to = offset(sums.dW_h if to_h else sums.dW_x, number * p.H)
@@ -591,13 +608,11 @@ def input_gradient(p, buffer, group, block, part, slot):
 # The same for cells that are not plain.
 _cell_forward_step = exchanged(forward_step, **_cells.FUNCTIONS)
 _cell_state_gradient_step = exchanged(state_gradient_step, **_cells.FUNCTIONS)
-_cell_gather_inputs = exchanged(gather_inputs, **_cells.FUNCTIONS)
 CELL = {
     "forward_block": exchanged(forward_block, forward_step=_cell_forward_step, **_cells.FUNCTIONS),
     "state_gradient": exchanged(
         state_gradient,
         state_gradient_step=_cell_state_gradient_step,
-        gather_inputs=_cell_gather_inputs,
     ),
     "weight_gradient": exchanged(weight_gradient, **_cells.FUNCTIONS),
     "input_gradient": exchanged(input_gradient, **_cells.FUNCTIONS),

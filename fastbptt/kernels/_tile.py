@@ -18,9 +18,9 @@ k, the longer part of one vector's, and the rest of the one before, which have n
 That takes 10 cycles a vector, where it takes 18 between the tiles.
 A single row has only two chains of sums and would wait for each multiply-add, so it may take two or
 four panels at once, `stride` elements apart; c is then a row of two or four times NR columns.
-`tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[k * lanes + i], columns
-packed side by side, the rows of b lie ldb elements apart, and after every `run` of terms the
-accumulators are added to c and begin anew.
+`tile_columns` is for weight gradients, sums over many rows: a(i, k) = a[index[k] * lda + i], the
+rows of b lie ldb elements apart, and after every `run` of terms the accumulators are added to c and
+begin anew.
 
 There is code for every m, and for panels of which only the first vector counts; the caller handles
 other edges in n, and pads its panels with zeros.  A sum runs over k in the same order for any m, so
@@ -249,11 +249,11 @@ def _tanh_of_rows(builder, vector, waiting, ldz, out, ldo, left):
 
 def _emit_columns(builder, vector, m, vectors, arguments):
     """Body of `tile_columns` for one m."""
-    _, _, k, run, a, b, ldb, c = arguments
+    _, _, k, run, a, lda, index, b, ldb, c = arguments
 
     def element(i, step):
-        at = builder.add(builder.mul(step, INT64(vector.count)), INT64(i))
-        return builder.gep(a, [at])
+        row = builder.load(builder.gep(index, [step]))
+        return builder.gep(a, [builder.add(builder.mul(row, lda), INT64(i))])
 
     zeros = [[ir.Constant(vector, [0.0] * vector.count)] * vectors] * m
     for place, value in _each(builder, c, vector, zeros):
@@ -362,8 +362,8 @@ def tile_states(
 
 
 @intrinsic
-def tile_columns(typingctx, m, n, k, run, a, b, ldb, c):
-    """c = a b for m rows and n columns, as the module says; a(i, k) = a[k * lanes + i]."""
+def tile_columns(typingctx, m, n, k, run, a, lda, index, b, ldb, c):
+    """c = a b for m rows and n columns, as the module says; a(i, k) = a[index[k] * lda + i]."""
 
     def emit(context, builder, signature, args):
         dtype = signature.args[4].dtype
@@ -371,4 +371,4 @@ def tile_columns(typingctx, m, n, k, run, a, b, ldb, c):
         return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
 
     size = types.intp
-    return types.void(size, size, size, size, a, b, size, c), emit
+    return types.void(size, size, size, size, a, size, index, b, size, c), emit
