@@ -355,12 +355,11 @@ def torch_rnn(torch, made):
 @DIRECTIONS
 @OUTPUT
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_agrees_with_torch(num_layers, bidirectional, output, activation):
-    torch = pytest.importorskip("torch")
+def test_agrees_with_torch(num_layers, bidirectional, output, activation, torch_on_one_thread):
+    torch = torch_on_one_thread
     made = build(num_layers=num_layers, bidirectional=bidirectional, output=output,
                  activation=activation)  # fmt: skip
     x, y = draw(made, (4, 1, 6, 6))  # PyTorch knows no sequence without steps
-    torch.set_num_threads(1)
     rnn, tensors = torch_rnn(torch, made)
     states, last = rnn(torch.nn.utils.rnn.pack_sequence(list(map(torch.tensor, x)), False))
     if output == "all":

@@ -145,9 +145,8 @@ def torch_losses(torch, model, data, optimizer, batches, clip_norm):
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
 @OUTPUT
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_the_first_20_steps_agree_with_torch(name, output, clip_norm):
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
+def test_the_first_20_steps_agree_with_torch(name, output, clip_norm, torch_on_one_thread):
+    torch = torch_on_one_thread
     ours, theirs = {
         "SGD": (SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
         "Adam": (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),

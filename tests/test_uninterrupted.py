@@ -20,6 +20,8 @@ import json, signal, sys, threading
 import numpy as np
 import fastbptt
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
 def ctrl_c():
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
