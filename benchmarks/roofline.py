@@ -103,10 +103,12 @@ def _backward_workers(source):
                         if part == STATES:
                             state_gradient(p, buffer, team, group, block, before, 0, 1, slot)
                         if part in (WEIGHTS, INPUTS):  # state gradients would say where rows are
-                            for r in range(block.rows):
-                                b = group * p.plan.group + r % block.live
-                                row = (block.t - 1 - r // block.live) * p.B + b
-                                put(p.where, buffer * p.plan.capacity + r, row)
+                            k = buffer * p.plan.capacity
+                            for t in range(block.t, block.low, -1):
+                                row = (t - 1) * p.B + group * p.plan.group
+                                for r in range(block.live):
+                                    put(p.where, k, row + r)
+                                    k += 1
                     if phase.kind == GRADIENT:
                         block, buffer = phase.other, buffer_of(walk, team, phase.other, slot)
                         if part == WEIGHTS and number < weights:

@@ -17,6 +17,7 @@ from fastbptt.kernels._simd import LANES, load, offset, offset_bytes, pointer, s
 from fastbptt.kernels._tile import NR, tile_columns, tile_rows, tile_states
 
 GUARD = 12345.0
+TANH = CODES["tanh"]
 DTYPES = pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8")], ids=str)
 LENGTHS = pytest.mark.parametrize("k", [0, 1, 2, 7, 33, 100])
 MARGIN = 8  # guard rows of c, before and behind
@@ -253,10 +254,9 @@ def call_states(m, n, R, I, h, x, index, b, z, count, left, waiting, out):
 def call_tanh(values):
     p = pointer(values)
     for i in range(0, values.size, LANES(p)):
-        store(offset(p, i), activate(load(offset(p, i)), CODES_TANH))
+        store(offset(p, i), activate(load(offset(p, i)), TANH))
 
 
-CODES_TANH = CODES["tanh"]
 ROWS = _machine.tile_rows_count()
 SIZES = pytest.mark.parametrize(("R", "I"), [(0, 0), (0, 3), (1, 0), (5, 17), (33, 1), (40, 20)])
 

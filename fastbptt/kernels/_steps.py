@@ -303,6 +303,14 @@ def clear_padding(p, number):
             end_at_start(p, b)
 
 
+@inlined
+def live_rows(p, first, live, t):
+    """How many rows of a group from sequence `first` on have a step t; `live` have a step t + 1."""
+    while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
+        live += 1
+    return live
+
+
 @njit
 def gather_inputs(p, buffer, block, first, lo, hi, shares, share):
     """Where x_t and h_{t-1} are, for a share of rows lo ... hi and all steps of a block.
@@ -319,8 +327,7 @@ def gather_inputs(p, buffer, block, first, lo, hi, shares, share):
     one = one_at(p.inputs, p.I - whole)
     live = 0
     for t in range(block.t, block.low, -1):
-        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
-            live += 1
+        live = live_rows(p, first, live, t)
         rows = max(min(hi, live) - lo, 0)
         begin, end = lo + split(rows, shares, share), lo + split(rows, shares, share + 1)
         for r in range(begin, end):
@@ -433,8 +440,7 @@ def state_gradient(p, buffer, team, group, block, before, piece, shares, slot):
     states = state_rows(p, buffer, 0)  # for h_t
     copies = p.R > 0 and not p.in_place
     for t in range(block.t, block.low, -1):
-        while live < p.plan.group and first + live < p.B and get(p.lengths, first + live) >= t:
-            live += 1
+        live = live_rows(p, first, live, t)
         last = max(min(hi, live), lo)  # of the rows given, those that have a step t
         going = lo  # those that have a step t + 1
         while going < last and get(p.lengths, first + going) > t:

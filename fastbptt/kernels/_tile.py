@@ -274,22 +274,27 @@ def _emit_columns(builder, vector, m, vectors, arguments):
     builder.position_at_end(after)
 
 
-def _emit_call(context, builder, name, dtype, rows, wide, args, emit_one):
-    """Call the tile, one LLVM function in each module that uses it.
+def _emit_call(name, dtype, rows, wide, emit_one):
+    """What emits calls of the tile, one LLVM function in each module that uses it.
 
     Its body is a jump to the loop for this m and for the vectors that n columns need.
     """
     name = f"{name}_{dtype}"
-    function = builder.module.globals.get(name)
-    if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
-        function = ir.Function(builder.module, kind, name)
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        function.attributes.alignstack = 64  # what is put there for want of registers: whole lines
-        _emit_body(function, ir_vector(dtype), rows, wide, emit_one)
-    builder.call(function, args)
-    return context.get_dummy_value()
+
+    def emit(context, builder, signature, args):
+        function = builder.module.globals.get(name)
+        if function is None:
+            kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+            function = ir.Function(builder.module, kind, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            # What is put on the stack for want of registers lies in whole lines.
+            function.attributes.alignstack = 64
+            _emit_body(function, ir_vector(dtype), rows, wide, emit_one)
+        builder.call(function, args)
+        return context.get_dummy_value()
+
+    return emit
 
 
 def _emit_body(function, vector, rows, wide, emit_one):
@@ -325,13 +330,9 @@ def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
     With m = 1, n may be up to NR times the last of WIDE; then two or four whole panels are read.
     """
 
-    def emit(context, builder, signature, args):
-        dtype = signature.args[4].dtype
-        rows = tile_rows_count()
-        return _emit_call(context, builder, "tile_rows", dtype, rows, WIDE, args, _emit_rows)
-
     size = types.intp
-    return types.void(size, size, size, size, a, b, start, size, c), emit
+    signature = types.void(size, size, size, size, a, b, start, size, c)
+    return signature, _emit_call("tile_rows", a.dtype, tile_rows_count(), WIDE, _emit_rows)
 
 
 @intrinsic
@@ -350,25 +351,17 @@ def tile_states(
     With m = 1, n may be up to NR times the last of WIDE; then two or four whole panels are read.
     """
 
-    def emit(context, builder, signature, args):
-        dtype = signature.args[4].dtype
-        rows = tile_rows_count()
-        return _emit_call(context, builder, "tile_states", dtype, rows, WIDE, args, _emit_states)
-
     size = types.intp
-    return types.void(
+    signature = types.void(
         size, size, size, size, h, size, x, size, index, b, size, z, size, size, waiting, out, size
-    ), emit
+    )
+    return signature, _emit_call("tile_states", h.dtype, tile_rows_count(), WIDE, _emit_states)
 
 
 @intrinsic
 def tile_columns(typingctx, m, n, k, run, a, lda, index, b, ldb, c):
     """c = a b for m rows and n columns, as the module says; a(i, k) = a[index[k] * lda + i]."""
 
-    def emit(context, builder, signature, args):
-        dtype = signature.args[4].dtype
-        rows = tile_columns_count(dtype.bitwidth // 8)
-        return _emit_call(context, builder, "tile_columns", dtype, rows, (), args, _emit_columns)
-
-    size = types.intp
-    return types.void(size, size, size, size, a, size, index, b, size, c), emit
+    size, rows = types.intp, tile_columns_count(a.dtype.bitwidth // 8)
+    signature = types.void(size, size, size, size, a, size, index, b, size, c)
+    return signature, _emit_call("tile_columns", a.dtype, rows, (), _emit_columns)
