@@ -151,10 +151,13 @@ class Network:
         The layers, whose weights are views of the vector.
     noise : float
         The scale of what training adds.
+    dropout : float
+        The largest share of what training leaves out anywhere.
     """
 
     output: str
     noise: float
+    dropout: float
     backend: Backend
     weights: Weights
     memory: np.ndarray
@@ -186,7 +189,7 @@ class Network:
         rng: np.random.Generator | None = None,
     ) -> None:
         self.output, self.backend, self.noise = output, backend, noise
-        self._output_dropout = output_dropout
+        self.dropout, self._output_dropout = max(dropout, output_dropout), output_dropout
         shapes = weight_shapes(
             input_size, hidden_size, output_size, num_layers, bidirectional, train_initial_state
         )

@@ -21,6 +21,7 @@ from fastbptt._names import with_our_names
 from fastbptt._network import Network, Weights
 from fastbptt._notice import tell_once
 from fastbptt._penalties import coefficients, frozen_names, penalize
+from fastbptt._repeated import RepeatedSteps
 from fastbptt._shares import Ranks, cut
 from fastbptt._sources import Source, is_source
 from fastbptt._stack import States
@@ -452,6 +453,7 @@ class Run:
     best: np.ndarray | None
     good: np.ndarray
     gradient: Weights  # the last step's
+    repeated: RepeatedSteps | None  # steps whose arrays are kept, where memory need not be small
     batch: int  # the minibatch of the epoch, from 1
 
     def __init__(
@@ -537,6 +539,9 @@ class Run:
         self.generators, self.history = seed, History()
         self.best, self.good = None, model.network.free.copy()
         self.gradient, self.batch = model.network.new_gradient(), 0
+        self.repeated = None
+        if memory == "full" and not (self.shares or self.truncate or self.activity_l2):
+            self.repeated = RepeatedSteps(model.network, self.gradient)
         self.settings = {  # those of the start: a callback may change the optimizer's
             "loss": criterion.name, "sample_weight": None if sample_weight is None else "given",
             "class_weight": _setting(class_weight), "l1": self.l1 or None, "l2": self.l2 or None,
@@ -691,6 +696,9 @@ class Run:
         loss = self.loss.compute
         if self.shares is not None:
             loss = _times(share, loss)
+        repeated = None if self.repeated is None else self.repeated.find(minibatch)
+        if repeated is not None:
+            return repeated.loss_and_gradient(minibatch, loss)
         x, y, lengths, weight, begins = minibatch
         value, _, piece.state = network.loss_and_gradient(
             x, y, lengths, loss, weight=weight, state=piece.state, begins=begins, rng=piece.rng,

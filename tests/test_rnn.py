@@ -706,7 +706,7 @@ LAYERS = (
     {"_criterion", "_constraints", "checkpointed"},
     {"_sequences", "_network"},
     {"_weights", "_sources", "datasets"},
-    {"model"},
+    {"model", "_repeated"},
     {"_storage", "_exchange", "_fixed_points"},
     {"training", "diagnostics", "onnx", "_keras"},
 )

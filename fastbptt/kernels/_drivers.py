@@ -481,7 +481,7 @@ def _by_cells(direction, dtype):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
+def prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
     plan = plan_forward(B, I, H, R, dtype.itemsize, threads, cell, adds)
     worker = _forward_worker(dtype, _kind(plan, cell))
     prepared = _prepared(_forward_entry_point(dtype, cell), worker, plan)
@@ -490,7 +490,7 @@ def _prepared_forward(B, I, H, R, dtype, threads, cell=False, adds=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
+def prepared_backward(T, B, I, H, R, dtype, small, threads, need_dx, cell=False, tokens=0):
     plan = plan_backward(T, B, I, H, R, dtype.itemsize, small, threads, need_dx, cell, tokens)
     worker = _backward_worker(dtype, _kind(plan, cell))
     prepared = _prepared(_backward_entry_point(dtype, cell), worker, plan)
@@ -630,7 +630,7 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     if cell is not None:
         leak, alphas, v, noise, scale, seed, first_step, first_sequence, tokens = cell
         key = *key, True, noise.size + scale.size + tokens.size > 0
-    run, worker, plan, total = _prepared_forward(*key)
+    run, worker, plan, total = prepared_forward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     # The fields of ForwardCall in their order; to make one by name would take a tenth of the time
     # of a small call.  A test holds the names of what stands here to those of the fields.
@@ -706,7 +706,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     if cell is not None:
         leak, alphas, dv, tokens = cell
         key = *key, True, 0 if I else len(dW_x)
-    run, worker, plan, total = _prepared_backward(*key)
+    run, worker, plan, total = prepared_backward(*key)
     work = _take_workspace(total)  # holds the task until all threads are done with it
     activation = CODES[activation]
     if not need_dx:
