@@ -1,4 +1,4 @@
-"""An epoch of training: `fit` beside the same loop in torch.
+"""An epoch of training: `fit` beside the same loop in torch, and beside its kernel calls.
 
 1,347 sequences of 64 numbers in 10 classes, as in scikit-learn's digits, 64 hidden units,
 minibatches of 32, Adam, the gradient's norm clipped at 1.  The numbers are drawn at random: the
@@ -6,16 +6,16 @@ time does not depend on them.
 """
 
 import functools
-import time
 
 import numpy as np
 
 import fastbptt
 
-from .common import need, need_fastbptt, shown, take_turns
+from .common import need, need_fastbptt, shown, sizes, take_turns
 from .rivals import PAUSE, equal_threads
 
 N, T, I, H, O, BATCH = 1347, 64, 1, 64, 10, 32
+STEPS, EPOCHS = 32, 8
 
 
 def data():
@@ -71,36 +71,31 @@ def run(library):
     return epoch
 
 
-def inside(epoch):
-    """Seconds of an epoch, and of those in the passes through stack and readout."""
-    from fastbptt import _network, _stack
+def over_kernels(shape):
+    """Time of a step, in epochs of 32, over that of a layer's and a readout's calls, both ways."""
+    T, B, I, H = sizes(shape)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((STEPS * B, T, I)).astype("float32")
+    y = rng.standard_normal((STEPS * B, 1)).astype("float32")
+    model, optimizer = fastbptt.RNN(I, H, 1, seed=0), fastbptt.Adam()
+    params, first = fastbptt.init_params(I, H, seed=0), x[:B].transpose(1, 0, 2)
+    W_y, b_y = np.ones((H, 1), "float32"), np.zeros(1, "float32")
 
-    spent = 0.0
-    calls = (
-        (_stack.Stack, "forward"), (_stack.Stack, "backward"),
-        (_network.Network, "_read"), (_network.Network, "_read_backward"),
-    )  # fmt: skip
+    def train():
+        fastbptt.fit(
+            model, x, y, optimizer=optimizer, epochs=EPOCHS, batch_size=B, clip_norm=1.0,
+            progress=False, seed=0,
+        )  # fmt: skip
 
-    def timed(function):
-        def call(*args, **kwargs):
-            nonlocal spent
-            start = time.perf_counter()
-            result = function(*args, **kwargs)
-            spent += time.perf_counter() - start
-            return result
+    def kernels():
+        for _ in range(STEPS * EPOCHS):
+            h = fastbptt.forward(params, first)
+            dy = fastbptt.readout(W_y, b_y, h[-1])
+            *_, dh = fastbptt.readout_backward(W_y, h[-1], dy)
+            fastbptt.backward(params, first, h, dh, need_dx=False)
 
-        return call
-
-    originals = [getattr(*call) for call in calls]
-    try:
-        for call, function in zip(calls, originals, strict=True):
-            setattr(*call, timed(function))
-        start = time.perf_counter()
-        epoch()
-        return time.perf_counter() - start, spent
-    finally:
-        for call, function in zip(calls, originals, strict=True):
-            setattr(*call, function)
+    step, calls = take_turns((train, kernels))
+    return step / calls
 
 
 class Epoch:
@@ -115,13 +110,20 @@ class Epoch:
     def time_epoch(self):
         self.epoch()
 
-    @shown("Epoch of training: share outside the layers", "%")
-    def track_share_outside_core(self):
-        """Of the least of ten epochs: shuffling, loss, clipping, Adam."""
-        total, core = min(inside(self.epoch) for _ in range(10))
-        return 100 * (1 - core / total)
 
-    track_share_outside_core.version = "2"
+class Steps:
+    """What Python adds to a step: minibatch, loss, clipping, Adam; and what it saves."""
+
+    version, timeout = "1", 300
+    param_names = ("T B I H",)
+    params = (("10 32 3 16", "8 64 8 32", "50 32 32 64"),)
+
+    def setup(self, shape):
+        need_fastbptt("fit", "RNN", "readout", "readout_backward")
+
+    @shown("Step of training: time over that of its kernel calls", "times the kernels")
+    def track_over_kernels(self, shape):
+        return over_kernels(shape)
 
 
 class Rivals:
