@@ -189,13 +189,18 @@ def parts(shape, dtype):
     )
     forward, backward, f0, f1, f2, b0, b1, b2, b3, b4 = take_turns(calls)
     steps, size = T * B, dtype.itemsize
+    _, call = backward_call(shape, dtype, h)
+    joined = int(call.plan["joined"][0])  # inputs whose gradients come with those of states
+    apart = I - joined
     found = {
         "forward": (f2 - f0, 2 * steps * H * (I + H), steps * (I + H) * size),
-        "state gradient": (b2 - b0, 2 * steps * H * H, steps * (I + 2 * H) * size),
+        "state gradient": (
+            b2 - b0, 2 * steps * H * (H + joined), steps * (I + 2 * H + joined) * size
+        ),
         "weight gradient": (b3 - b0, 2 * steps * H * (I + 1 + H), 0),
-        "input gradient": (b4 - b0, 2 * steps * H * I, steps * I * size),
+        "input gradient": (b4 - b0, 2 * steps * H * apart, steps * apart * size),
         "packing": (f1 - f0 + b1 - b0, 0, 0),
-    }
+    }  # fmt: skip
     done = sum(seconds for seconds, _, _ in found.values())
     found["the rest"] = forward + backward - done, 0, 0
     return found

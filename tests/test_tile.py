@@ -14,7 +14,7 @@ from fastbptt.kernels import _machine
 from fastbptt.kernels._activation import CODES, activate
 from fastbptt.kernels._blocking import RUN
 from fastbptt.kernels._simd import LANES, load, offset, offset_bytes, pointer, store
-from fastbptt.kernels._tile import NR, tile_columns, tile_rows, tile_states
+from fastbptt.kernels._tile import NR, scatter_rows, tile_columns, tile_rows, tile_states
 
 GUARD = 12345.0
 TANH = CODES["tanh"]
@@ -340,3 +340,26 @@ def test_tanh_beside_products(dtype, m):
             np.testing.assert_array_equal(got, expected)
             np.testing.assert_array_equal(waiting, after, f"{rows=} {left=}")
             np.testing.assert_array_equal(out, out_after, f"{rows=} {left=}")
+
+
+@njit
+def call_scatter(m, c, begin, end, index, out):
+    scatter_rows(m, pointer(c), begin, end, pointer(index), pointer(out), out.shape[1])
+
+
+@pytest.mark.parametrize("size", [1, 5, 40])
+@DTYPES
+def test_columns_of_a_tile_anywhere(dtype, size):
+    """Into rows in any order, and nothing else is written."""
+    columns, rows = lanes(dtype) * _machine.VECTORS, _machine.tile_rows_count()
+    rng = np.random.default_rng(0)
+    c = rng.standard_normal((rows, columns)).astype(dtype)
+    for begin in range(columns):
+        for end in range(begin + 1, min(columns, begin + size) + 1):
+            for m in (1, rows):
+                index = rng.permutation(2 * rows)[:m]
+                out = np.full((2 * rows + 2, size), GUARD, dtype)
+                expected = out.copy()
+                expected[1 + index, : end - begin] = c[:m, begin:end]
+                call_scatter(m, c, begin, end, index, out[1:-1])
+                np.testing.assert_array_equal(out, expected)

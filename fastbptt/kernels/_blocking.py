@@ -42,6 +42,8 @@ BUFFERS = MOST_BYTES - SUMS
 # Rounding errors grow with the root of a run and of the number of runs; a NumPy user's, who adds up
 # one product for every step, with the roots of B and of T.
 RUN, LONG_RUN, LONG_FROM = 32, 64, 512
+# Columns of the narrowest panels: two vectors of AVX2 in float64, or of NEON in float32.
+LEAST_PANEL = 8
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8
 # A time block's weight gradients are cut into at least this many units, and into so many for each
@@ -213,9 +215,11 @@ def _order(T, B, I, H, R, itemsize, small, x_rows):
     lanes = ORDER_VECTOR // itemsize
     NR = _machine.VECTORS * lanes
     ldz = _row_stride(_up(H, NR), itemsize)
-    # dx by dot products if its tiles, of whole vectors, would take longer.
+    # dx by dot products if its tiles, of whole vectors, would take longer; not if the panels for
+    # dz have room for it, whose widths are multiples of the least.
     tiles, products = -(-I // lanes) * H, I * (-(-H // lanes) + DOT)
     dots = products < tiles and I <= NR and I * ldz <= H * NR
+    dots = dots and not (R and I <= -H % LEAST_PANEL)
     row_bytes = ((I // lanes + 1 - (-R // lanes)) * lanes + ldz) * itemsize
     groups = 1 if small else _own_sums(B, (x_rows + 1 + R) * H * itemsize, row_bytes)
     own = groups > 1
@@ -247,6 +251,9 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
     dots = need_dx and order.dots
     if dots:  # the packed panel of W_x^T is W_x itself, in rows of ldz
         x_panels = 1
+    joined = I if need_dx and R and not dots and h_panels * NR >= H + I else 0
+    if joined:  # the last panel of W_h^T has W_x^T behind
+        x_panels = 0
     # Panels of W_h^T and W_x^T; at least one, for the row of zeros that sums begin with.
     first_x_panel = -(-R // NR)
     packs = max(first_x_panel + x_panels, 1)
@@ -275,7 +282,7 @@ def plan_backward(T, B, I, H, R, itemsize, small, threads, need_dx, cell=False, 
              "run": LONG_RUN if capacity >= LONG_FROM else RUN,
              "teams": teams, "members": members, "splits": splits, "shares": shares,
              "team_counters": team_counters, "meetings": meetings, "parts": parts, "near": near,
-             "h_panels": h_panels, "x_panels": x_panels,
+             "h_panels": h_panels, "x_panels": x_panels, "joined": joined,
              "packs": packs, "first_x_panel": first_x_panel, "x_chunks": x_chunks,
              "h_chunks": h_chunks, "row_parts": row_parts, "dots": dots, "own_sums": own,
              "x_rows": x_rows, "close": close, "sum_rows": sum_rows,

@@ -50,7 +50,7 @@ from fastbptt.kernels._simd import (
     transpose,
     zeros,
 )
-from fastbptt.kernels._tile import MR, MT, NR, tile_columns, tile_rows, tile_states
+from fastbptt.kernels._tile import MR, MT, NR, scatter_rows, tile_columns, tile_rows, tile_states
 from fastbptt.kernels._waiting import SHARE_COUNTERS, Turn, counter, first_turn, next_turn
 
 
@@ -269,7 +269,10 @@ def forward_block(p, number, shares, slot):
 
 @inlined
 def pack_backward(p, panel):
-    """A panel of W_h^T or, behind those, of W_x^T; for dot products, rows of W_x instead."""
+    """A panel of W_h^T, of which the last has W_x^T behind if they are joined.
+
+    Else, behind those, a panel of W_x^T; for dot products, rows of W_x instead.
+    """
     width = NR(p.packed)
     to = offset(p.packed, panel * p.plan.height * width)
     fill_rows(to, 1, width, width)
@@ -285,6 +288,10 @@ def pack_backward(p, panel):
         W, size, skip = p.W_x, p.I, (panel - p.plan.first_x_panel) * width
     n = min(width, size - skip)
     pack_panel(offset(to, width), offset_bytes(W.data, skip * W.r), W.c, W.r, p.H, n)
+    for c in range(n, min(width, n + p.plan.joined)):
+        W_x = offset_bytes(p.W_x.data, (c - n) * p.W_x.r)
+        for k in range(p.H):
+            put(to, (k + 1) * width + c, get(offset_bytes(W_x, k * p.W_x.c), 0))
 
 
 @njit
@@ -365,6 +372,8 @@ class Span(NamedTuple):
 def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
     """dz_t = (dh_t + dz_{t+1} W_h^T) f'(h_t) of some rows, for the units of some panels.
 
+    And beside it dx_{t+1} = dz_{t+1} W_x^T, if the weights are joined.
+
     old, new : dz_{t+1} and dz_t by rows
     states : where h_t goes, if the block `keeps` it for the weight gradients of step t + 1
     """
@@ -375,7 +384,7 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
     count = tiles_going + tiles(span.last - span.going, height)
     while panel < panels and count > 0:
         skip, take = panel * width, panels_at_once(span.last - span.lo, panels - panel)
-        n = min(take * width, p.H - skip)
+        n = min(take * width, p.H + p.plan.joined - skip)
         start = offset(p.packed, panel * stride)
         panel += take
         for q in range(count):
@@ -388,6 +397,10 @@ def state_gradient_step(p, t, span, panel, panels, keeps, old, new, states, c):
             m = first + split(rows, parts, part + 1) - r
             b = offset(start, width)
             tile_rows(m, n, k, ldz, offset(old, r * ldz), b, start, stride, c)
+            if goes and skip + n > p.H:  # dx_{t+1} is behind, in the last of the panels
+                last, order = (take - 1) * width, offset(p.order, span.first + r)
+                dx, begin = offset(p.dx, t * p.B * p.I), p.H - skip - last
+                scatter_rows(m, offset(c, last), begin, begin + p.I, order, dx, p.I)
             enters = p.every_step or not goes
             for i in range(m * take):  # one of them is 1
                 line, begin = (r + i, skip) if take == 1 else (r, skip + i * width)
@@ -563,6 +576,8 @@ def weight_gradient(p, sums, buffer, block, unit, slot):
 def input_gradient(p, buffer, group, block, part, slot):
     """A part of dx_t = dz_t W_x^T and, if the block ends at step 1, of dh_0 = dz_1 W_h^T.
 
+    If the weights are joined, dx_1 alone, beside dh_0: `state_gradient_step` has dx of other steps.
+
     If x has few columns, a tile would compute zeros in most lanes; then each element is a dot
     product of its own.
     """
@@ -572,11 +587,11 @@ def input_gradient(p, buffer, group, block, part, slot):
     c = offset(p.tiles, slot * height * width)
     for of_state in range(2):
         # rows begin ... rows of dz, times panels of W^T, into rows index[0], ... of out
-        begin, columns, out = 0, p.I, p.dx
+        begin, columns, joined, out = 0, p.I, 0, p.dx
         panel, panels = p.plan.first_x_panel, p.plan.x_panels
         index = offset(p.where, buffer * p.plan.capacity)
         if of_state:
-            begin, columns, out = block.last, p.H, p.dh0
+            begin, columns, joined, out = block.last, p.H, p.plan.joined, p.dh0
             panel, panels = 0, p.plan.h_panels if block.low == 0 and p.R > 0 else 0
             index = offset(p.order, group * p.plan.group - block.last)
         count = tiles(block.rows - begin, height)
@@ -593,11 +608,16 @@ def input_gradient(p, buffer, group, block, part, slot):
                 for i in range(whole, columns):
                     put(to, i, dot(dz, offset(W_x, i * ldz), p.H))
         for skip in range(0, panels * width, width):
-            n = min(width, columns - skip)
+            n, wide = min(width, columns - skip), min(width, columns + joined - skip)
             for r in range(lo, hi, height):
                 m = min(height, hi - r)
                 b = offset(start, width)
-                tile_rows(m, n, p.H, ldz, offset(dzs, r * ldz), b, start, 0, c)
+                tile_rows(m, wide, p.H, ldz, offset(dzs, r * ldz), b, start, 0, c)
+                if not of_state:
+                    scatter_rows(m, c, 0, n, offset(index, r), offset(out, skip), columns)
+                    continue
+                if wide > n:  # dx_1 is behind
+                    scatter_rows(m, c, n, wide, offset(index, r), p.dx, p.I)
                 for i in range(m):
                     to = offset(out, get(index, r + i) * columns + skip)
                     place = group * p.plan.group + r + i - block.last
@@ -605,8 +625,7 @@ def input_gradient(p, buffer, group, block, part, slot):
                         left = n - v
                         if left > 0:
                             gradient = load(offset(c, i * width + v))
-                            if of_state:
-                                gradient = initial_gradient(p, gradient, place, skip + v, left)
+                            gradient = initial_gradient(p, gradient, place, skip + v, left)
                             store_first(offset(to, v), gradient, left)
             start = offset(start, p.plan.height * width)
 

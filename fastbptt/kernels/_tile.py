@@ -274,11 +274,8 @@ def _emit_columns(builder, vector, m, vectors, arguments):
     builder.position_at_end(after)
 
 
-def _emit_call(name, dtype, rows, wide, emit_one):
-    """What emits calls of the tile, one LLVM function in each module that uses it.
-
-    Its body is a jump to the loop for this m and for the vectors that n columns need.
-    """
+def _emit_call(name, dtype, emit_body):
+    """What emits calls of one LLVM function in each module that uses it."""
     name = f"{name}_{dtype}"
 
     def emit(context, builder, signature, args):
@@ -290,37 +287,42 @@ def _emit_call(name, dtype, rows, wide, emit_one):
             function.attributes.add("noinline")
             # What is put on the stack for want of registers lies in whole lines.
             function.attributes.alignstack = 64
-            _emit_body(function, ir_vector(dtype), rows, wide, emit_one)
+            emit_body(function, ir_vector(dtype))
         builder.call(function, args)
         return context.get_dummy_value()
 
     return emit
 
 
-def _emit_body(function, vector, rows, wide, emit_one):
-    m, n = function.args[:2]
-    builder = ir.IRBuilder(function.append_basic_block())
-    impossible = builder.append_basic_block()
-    for panels in reversed(wide):
-        more, fewer = builder.append_basic_block(), builder.append_basic_block()
-        limit = INT64(panels // 2 * VECTORS * vector.count)
-        builder.cbranch(builder.icmp_signed(">", n, limit), more, fewer)
-        builder.position_at_end(more)
-        emit_one(builder, vector, 1, panels * VECTORS, function.args)
-        builder.ret_void()
-        builder.position_at_end(fewer)
-    # case = (m - 1) * VECTORS + vectors - 1
-    vectors = builder.zext(builder.icmp_signed(">", n, INT64(vector.count)), INT64)
-    case = builder.add(builder.mul(builder.sub(m, INT64(1)), INT64(VECTORS)), vectors)
-    switch = builder.switch(case, impossible)
-    for number in range(rows * VECTORS):
-        block = builder.append_basic_block()
-        switch.add_case(INT64(number), block)
-        builder.position_at_end(block)
-        emit_one(builder, vector, number // VECTORS + 1, number % VECTORS + 1, function.args)
-        builder.ret_void()
-    builder.position_at_end(impossible)
-    builder.unreachable()
+def _tile(rows, wide, emit_one):
+    """What emits a tile's body: a jump to the loop for this m and the vectors of n columns."""
+
+    def emit(function, vector):
+        m, n = function.args[:2]
+        builder = ir.IRBuilder(function.append_basic_block())
+        impossible = builder.append_basic_block()
+        for panels in reversed(wide):
+            more, fewer = builder.append_basic_block(), builder.append_basic_block()
+            limit = INT64(panels // 2 * VECTORS * vector.count)
+            builder.cbranch(builder.icmp_signed(">", n, limit), more, fewer)
+            builder.position_at_end(more)
+            emit_one(builder, vector, 1, panels * VECTORS, function.args)
+            builder.ret_void()
+            builder.position_at_end(fewer)
+        # case = (m - 1) * VECTORS + vectors - 1
+        vectors = builder.zext(builder.icmp_signed(">", n, INT64(vector.count)), INT64)
+        case = builder.add(builder.mul(builder.sub(m, INT64(1)), INT64(VECTORS)), vectors)
+        switch = builder.switch(case, impossible)
+        for number in range(rows * VECTORS):
+            block = builder.append_basic_block()
+            switch.add_case(INT64(number), block)
+            builder.position_at_end(block)
+            emit_one(builder, vector, number // VECTORS + 1, number % VECTORS + 1, function.args)
+            builder.ret_void()
+        builder.position_at_end(impossible)
+        builder.unreachable()
+
+    return emit
 
 
 @intrinsic
@@ -332,7 +334,7 @@ def tile_rows(typingctx, m, n, k, lda, a, b, start, stride, c):
 
     size = types.intp
     signature = types.void(size, size, size, size, a, b, start, size, c)
-    return signature, _emit_call("tile_rows", a.dtype, tile_rows_count(), WIDE, _emit_rows)
+    return signature, _emit_call("tile_rows", a.dtype, _tile(tile_rows_count(), WIDE, _emit_rows))
 
 
 @intrinsic
@@ -355,7 +357,8 @@ def tile_states(
     signature = types.void(
         size, size, size, size, h, size, x, size, index, b, size, z, size, size, waiting, out, size
     )
-    return signature, _emit_call("tile_states", h.dtype, tile_rows_count(), WIDE, _emit_states)
+    body = _tile(tile_rows_count(), WIDE, _emit_states)
+    return signature, _emit_call("tile_states", h.dtype, body)
 
 
 @intrinsic
@@ -364,4 +367,56 @@ def tile_columns(typingctx, m, n, k, run, a, lda, index, b, ldb, c):
 
     size, rows = types.intp, tile_columns_count(a.dtype.bitwidth // 8)
     signature = types.void(size, size, size, size, a, size, index, b, size, c)
-    return signature, _emit_call("tile_columns", a.dtype, rows, (), _emit_columns)
+    return signature, _emit_call("tile_columns", a.dtype, _tile(rows, (), _emit_columns))
+
+
+@intrinsic
+def scatter_rows(typingctx, m, c, begin, end, index, out, size):
+    """out[index[i], j - begin] = c[i, j] for i < m and begin <= j < end; rows of out have `size`.
+
+    A function of its own: what is about it has no registers to spare.
+    """
+    INT = types.intp
+    signature = types.void(INT, c, INT, INT, index, out, INT)
+    return signature, _emit_call("scatter_rows", c.dtype, _emit_scatter)
+
+
+def _emit_scatter(function, vector):
+    """Body of `scatter_rows`."""
+    m, c, begin, end, index, out, size = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    parts = []  # vectors of a row: where they are in it, which lanes count, whether some or all do
+    for j in range(VECTORS):
+        at, behind = INT64(j * vector.count), INT64((j + 1) * vector.count)
+        skipped, kept = (
+            emit_first(builder, builder.sub(limit, at), vector) for limit in (begin, end)
+        )
+        some = builder.and_(
+            builder.icmp_signed("<", begin, behind), builder.icmp_signed(">", end, at)
+        )
+        whole = builder.and_(
+            builder.icmp_signed("<=", begin, at), builder.icmp_signed(">=", end, behind)
+        )
+        parts.append((at, builder.and_(kept, builder.not_(skipped)), some, whole))
+    before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    i = builder.phi(INT64)
+    row = builder.gep(c, [builder.mul(i, INT64(VECTORS * vector.count))])
+    to = builder.mul(builder.load(builder.gep(index, [i])), size)
+    to = builder.gep(out, [builder.sub(to, begin)])
+    for at, mask, some, whole in parts:
+        with builder.if_then(some):
+            value, place = emit_load(builder, builder.gep(row, [at]), vector), builder.gep(to, [at])
+            # Whole vectors are stored as such: they may be lines that need not be read before.
+            with builder.if_else(whole) as (then, otherwise):
+                with then:
+                    emit_store(builder, value, place)
+                with otherwise:
+                    emit_store_masked(builder, value, place, mask)
+    following = builder.add(i, INT64(1))
+    i.add_incoming(INT64(0), before)
+    i.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, m), loop, after)
+    builder.position_at_end(after)
+    builder.ret_void()
