@@ -382,41 +382,59 @@ def scatter_rows(typingctx, m, c, begin, end, index, out, size):
 
 
 def _emit_scatter(function, vector):
-    """Body of `scatter_rows`."""
+    """Body of `scatter_rows`: a loop for each set of vectors that the columns may lie in.
+
+    Whole vectors are stored as such: they may be lines that need not be read before.
+    """
     m, c, begin, end, index, out, size = function.args
     builder = ir.IRBuilder(function.append_basic_block())
-    parts = []  # vectors of a row: where they are in it, which lanes count, whether some or all do
-    for j in range(VECTORS):
-        at, behind = INT64(j * vector.count), INT64((j + 1) * vector.count)
-        skipped, kept = (
-            emit_first(builder, builder.sub(limit, at), vector) for limit in (begin, end)
+    lanes = vector.count
+
+    def mask(j):
+        """The lanes of vector j that are stored."""
+        first, last = (
+            emit_first(builder, builder.sub(limit, INT64(j * lanes)), vector)
+            for limit in (begin, end)
         )
-        some = builder.and_(
-            builder.icmp_signed("<", begin, behind), builder.icmp_signed(">", end, at)
-        )
-        whole = builder.and_(
-            builder.icmp_signed("<=", begin, at), builder.icmp_signed(">=", end, behind)
-        )
-        parts.append((at, builder.and_(kept, builder.not_(skipped)), some, whole))
-    before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    i = builder.phi(INT64)
-    row = builder.gep(c, [builder.mul(i, INT64(VECTORS * vector.count))])
-    to = builder.mul(builder.load(builder.gep(index, [i])), size)
-    to = builder.gep(out, [builder.sub(to, begin)])
-    for at, mask, some, whole in parts:
-        with builder.if_then(some):
+        return builder.and_(last, builder.not_(first))
+
+    def store_rows(masks):
+        """Store the vectors in `masks`, whole where there is None."""
+        before, loop = builder.block, builder.append_basic_block()
+        after = builder.append_basic_block()
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        i = builder.phi(INT64)
+        row = builder.gep(c, [builder.mul(i, INT64(VECTORS * lanes))])
+        to = builder.mul(builder.load(builder.gep(index, [i])), size)
+        to = builder.gep(out, [builder.sub(to, begin)])
+        for j, some in masks.items():
+            at = INT64(j * lanes)
             value, place = emit_load(builder, builder.gep(row, [at]), vector), builder.gep(to, [at])
-            # Whole vectors are stored as such: they may be lines that need not be read before.
-            with builder.if_else(whole) as (then, otherwise):
+            if some is None:
+                emit_store(builder, value, place)
+            else:
+                emit_store_masked(builder, value, place, some)
+        following = builder.add(i, INT64(1))
+        i.add_incoming(INT64(0), before)
+        i.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, m), loop, after)
+        builder.position_at_end(after)
+
+    for first in range(VECTORS):
+        for last in range(first, VECTORS):
+            low, high = INT64(first * lanes), INT64((last + 1) * lanes)
+            here = builder.and_(
+                builder.icmp_unsigned("<", builder.sub(begin, low), INT64(lanes)),
+                builder.icmp_unsigned("<", builder.sub(high, end), INT64(lanes)),
+            )
+            whole = builder.and_(
+                builder.icmp_signed("==", begin, low), builder.icmp_signed("==", end, high)
+            )
+            vectors = range(first, last + 1)
+            with builder.if_then(here), builder.if_else(whole) as (then, otherwise):
                 with then:
-                    emit_store(builder, value, place)
+                    store_rows(dict.fromkeys(vectors))
                 with otherwise:
-                    emit_store_masked(builder, value, place, mask)
-    following = builder.add(i, INT64(1))
-    i.add_incoming(INT64(0), before)
-    i.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, m), loop, after)
-    builder.position_at_end(after)
+                    store_rows({j: mask(j) for j in vectors})
     builder.ret_void()
