@@ -21,12 +21,12 @@ from fastbptt.kernels import _machine
 
 FILE = Path(__file__).with_name("digests.json")
 # T B I H: groups with sums of their own and without, dot products, one row alone, edges of panels,
-# steps cut by units, rows far apart, two time blocks; dx beside dz for panels of any width, or of
-# some.
+# steps cut by units, rows far apart, two time blocks, of one sequence too; dx beside dz for panels
+# of any width, or of some.
 SHAPES = [
     (3, 3, 1, 1), (50, 32, 32, 64), (64, 20, 1, 50), (9, 37, 5, 33), (40, 64, 20, 100),
     (200, 1, 8, 64), (30, 1, 20, 300), (20, 4, 300, 270), (25, 40, 9, 17), (40, 24, 160, 160),
-    (12, 9, 1, 64), (7, 19, 20, 40),
+    (12, 9, 1, 64), (7, 19, 20, 40), (300, 1, 3, 20),
 ]  # fmt: skip
 
 # I H of drawn weights: one block of reflections and several, the last one of a single column.
