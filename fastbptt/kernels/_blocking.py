@@ -189,15 +189,21 @@ def plan_forward(B, I, H, R, itemsize, threads, cell=False, adds=False):
     return _plan(sizes, regions)
 
 
+def _power_of_two(most):
+    """The greatest of at most so much; 0 if there is none."""
+    return 1 << most.bit_length() >> 1
+
+
 def _own_sums(B, sum_bytes, row_bytes):
     """How many groups of sequences with weight gradients of their own B is cut into; 1 if none.
 
     Each group is then one worker's from the last step to the first, and threads need not wait for
     each other nor read what another has written: three quarters of the time at small H, and where
     cores share no cache, for larger H too.  But the groups' sums take memory, which grows with H^2.
+    Their number is a power of two: with three, one of two threads would have two to do.
     """
-    most = B // ORDER_MR
-    groups = max(min(most, MOST_GROUPS, SUMS // sum_bytes), -(-B // LEAST_ROWS))
+    most = _power_of_two(min(B // ORDER_MR, MOST_GROUPS))
+    groups = max(min(most, _power_of_two(SUMS // sum_bytes)), -(-B // LEAST_ROWS))
     rows = BUFFERS // (2 * groups * row_bytes)
     enough = groups >= min(most, ENOUGH_GROUPS) and groups * rows >= B
     return groups if enough and groups * sum_bytes <= SUMS else 1
