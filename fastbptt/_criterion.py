@@ -95,8 +95,7 @@ class Criterion:
         if self.takes_weights:
             given["weight"] = turned(np.ones(y.shape[:-1], y.dtype) if weight is None else weight)
         if "mask" in self._given:
-            # A copy, which the function may keep: the next step may use y's memory again.
-            found = self._function(turned(y).copy(), turned(target), mask=counted, **given)
+            found = self._function(turned(y), turned(target), mask=counted, **given)
             value, dy = self._checked(found, turned(y))
             return value, turned(dy)
         rows, its = turned(y)[counted], {name: a[counted] for name, a in given.items()}

@@ -151,13 +151,13 @@ class Network:
         The layers, whose weights are views of the vector.
     noise : float
         The scale of what training adds.
-    dropout : float
-        The largest share of what training leaves out anywhere.
+    output_dropout : float
+        The share of what is read out that training leaves out.
     """
 
     output: str
     noise: float
-    dropout: float
+    output_dropout: float
     backend: Backend
     weights: Weights
     memory: np.ndarray
@@ -189,7 +189,7 @@ class Network:
         rng: np.random.Generator | None = None,
     ) -> None:
         self.output, self.backend, self.noise = output, backend, noise
-        self.dropout, self._output_dropout = max(dropout, output_dropout), output_dropout
+        self.output_dropout = output_dropout
         shapes = weight_shapes(
             input_size, hidden_size, output_size, num_layers, bidirectional, train_initial_state
         )
@@ -513,10 +513,10 @@ class Network:
         top = states[-1]
         if self.stack.directions == 2:
             top = np.concatenate(states[-2:], axis=1)
-        if rng is None or not self._output_dropout:
+        if rng is None or not self.output_dropout:
             return top, None
-        kept = rng.random(top.shape, np.float32) >= self._output_dropout
-        mask = scaled(kept, self._output_dropout, top.dtype)
+        kept = rng.random(top.shape, np.float32) >= self.output_dropout
+        mask = scaled(kept, self.output_dropout, top.dtype)
         return top * mask, mask
 
     def _ends(self, dtop: np.ndarray) -> tuple[np.ndarray | None, list[np.ndarray | None] | None]:

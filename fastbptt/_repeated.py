@@ -42,16 +42,15 @@ class RepeatedSteps:
             and stack.directions == 1
             and stack.leak is None
             and not stack.initial
-            and not (network.noise or network.dropout)
+            and not (network.noise or network.output_dropout or stack.dropout)
         )
 
     def find(self, minibatch: Minibatch) -> "RepeatedStep | None":
         """What takes the step of a minibatch, if it is one of these."""
         shape = minibatch.x.shape
-        step = self._steps.get(shape)
-        if step is None and self._alike and len(shape) == 3:
-            step = self._new(*shape)
-        return step if minibatch.lengths is None else None
+        if not self._alike or minibatch.lengths is not None or len(shape) < 3:
+            return None
+        return self._steps.get(shape) or self._new(*shape)
 
     def _new(self, T: int, B: int, I: int) -> "RepeatedStep | None":
         shape, stack = (T, B, I), self._network.stack
@@ -118,7 +117,8 @@ class RepeatedStep:
         for run in self._forward:
             run()
         more = () if minibatch.weight is None else (minibatch.weight,)
-        value, dy = loss(self._y, minibatch.y, None, *more)
+        # Of y a copy, since a loss may keep it.
+        value, dy = loss(self._y.copy(), minibatch.y, None, *more)
         _checks.array("dy", dy, self._dy.dtype, self._dy.shape, "(..., O), as y has", "y")
         self._dy[...] = dy
         for run in self._backward:

@@ -114,6 +114,10 @@ def test_minibatches_that_are_not_alike():
     steps.find(minibatch)
     assert steps.find(minibatch) is not None
     assert steps.find(minibatch._replace(lengths=np.array([4, 2, 1]))) is None
+    ragged = draw(net, 5, 3)._replace(lengths=np.array([5, 2, 1]))
+    for _ in range(3):
+        assert steps.find(ragged) is None
+    assert [*steps._steps] == [minibatch.x.shape], "nothing is kept for those that take no step"
     large = draw(net, 500, 100)  # 800 numbers of states and inputs at a step
     for _ in range(3):
         assert steps.find(large) is None

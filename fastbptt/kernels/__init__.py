@@ -3,9 +3,9 @@
 README.md beside this file says how a call runs, what the words mean, and in which order to read.
 """
 
-from fastbptt.kernels._activation import PLAIN as REPEATED
 from fastbptt.kernels._drivers import backward, forward, readout, readout_backward, warmup
 from fastbptt.kernels._repeated import (
+    REPEATED,
     repeated_backward,
     repeated_forward,
     repeated_readout,

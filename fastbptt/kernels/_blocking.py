@@ -45,7 +45,8 @@ BUFFERS = MOST_BYTES - SUMS
 # Rounding errors grow with the root of a run and of the number of runs; a NumPy user's, who adds up
 # one product for every step, with the roots of B and of T.
 RUN, LONG_RUN, LONG_FROM = 32, 64, 512
-# Columns of the narrowest panels: two vectors of AVX2 in float64, or of NEON in float32.
+# Columns of the narrowest panels, two vectors of AVX2 in float64 or of NEON in float32; but for
+# NEON in float64.
 LEAST_PANEL = 8
 # A dot product over H columns costs a multiply-add for each vector, and about this many more.
 DOT = 8

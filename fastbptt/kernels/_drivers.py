@@ -530,6 +530,11 @@ def _rows(a):
     return np.ascontiguousarray(a) if apart else a
 
 
+def kind_of(direction, B, I, H, R, dtype, *more):
+    """Which calls cost the same for each step, see `Claim`; of readouts, those of any B."""
+    return direction, B if R else 0, I, H, dtype, *more
+
+
 def _take_workspace(total):
     """Memory for a call: what this thread keeps, if that is large enough."""
     work = _kept.__dict__.pop("work", None)
@@ -623,7 +628,7 @@ def _run_forward(params, x, h, lengths, activation, cell=None):
     operations = 2 * steps * H * (I + R)
     claim = None
     if operations >= ALONE_BELOW:
-        kind = "forward", B if R else 0, I, H, dtype, cell is None
+        kind = kind_of("forward", B, I, H, R, dtype, cell is None)
         claim = _threads.Claim(kind, steps, operations)
     threads = claim.threads if claim else 1
     key = B, I, H, R, dtype, threads
@@ -699,7 +704,7 @@ def _run_backward(params, x, h, dh, every_step, dparams, dx, dh0, lengths, activ
     operations = 4 * steps * H * (I + R)
     claim, small = None, operations < ALONE_BELOW
     if not small:
-        kind = "backward", B if R else 0, I, H, dtype, need_dx, cell is None
+        kind = kind_of("backward", B, I, H, R, dtype, need_dx, cell is None)
         claim = _threads.Claim(kind, steps, operations)
     threads = claim.threads if claim else 1
     key = T, B, I, H, R, dtype, small, threads, need_dx

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fastbptt.kernels import _threads
-from fastbptt.kernels._activation import CODES
+from fastbptt.kernels._activation import CODES, PLAIN
+from fastbptt.kernels._calls import BackwardCall, ForwardCall
 from fastbptt.kernels._drivers import (
     ALL,
     ALONE_BELOW,
@@ -18,11 +19,13 @@ from fastbptt.kernels._drivers import (
     NO_DX,
     NO_W_h,
     Weights,
+    kind_of,
     prepared_backward,
     prepared_forward,
 )
 
 Call = Callable[[], object]
+REPEATED = PLAIN  # the activations that these calls know
 
 
 def repeated_forward(params: Weights, x: np.ndarray, h: np.ndarray, activation: str) -> Call:
@@ -44,10 +47,13 @@ def repeated_forward(params: Weights, x: np.ndarray, h: np.ndarray, activation: 
 
     def prepare(threads):
         run, worker, plan, total = prepared_forward(B, I, H, R, dtype, threads)
-        work = np.empty(total, np.uint8)
-        return run, (x, W_x, W_h, b, h, ALL, CODES[activation], plan, work), worker
+        call = ForwardCall(
+            x=x, W_x=W_x, W_h=W_h, b=b, h=h, by_length=ALL, activation=CODES[activation],
+            plan=plan, work=np.empty(total, np.uint8),
+        )  # fmt: skip
+        return run, call, worker
 
-    kind = "forward", B if R else 0, I, H, dtype, True
+    kind = kind_of("forward", B, I, H, R, dtype, True)
     return _repeated(kind, T * B, 2 * T * B * H * (I + R), prepare)
 
 
@@ -68,16 +74,19 @@ def repeated_backward(
     R, H, dtype, every_step = len(W_h), len(db), db.dtype, dh.ndim == 3
     operations = 4 * T * B * H * (I + R)
     small, need_dx = operations < ALONE_BELOW, dx is not None
-    dh, dx = (dh if every_step else dh[None]), (dx if need_dx else NO_DX[dtype])
+    dh, filled = (dh if every_step else dh[None]), (NO_DX[dtype] if dx is None else dx)
 
     def prepare(threads):
         key = T, B, I, H, R, dtype, small, threads, need_dx
         run, worker, plan, total = prepared_backward(*key)
-        work, f = np.empty(total, np.uint8), CODES[activation]
-        call = x, W_x, W_h, h, dh, every_step, dW_x, dW_h, db, dx, dh0, ALL, f, plan, work
+        call = BackwardCall(
+            x=x, W_x=W_x, W_h=W_h, h=h, dh=dh, every_step=every_step, dW_x=dW_x, dW_h=dW_h, db=db,
+            dx=filled, dh0=dh0, by_length=ALL, activation=CODES[activation], plan=plan,
+            work=np.empty(total, np.uint8),
+        )  # fmt: skip
         return run, call, worker
 
-    kind = "backward", B if R else 0, I, H, dtype, need_dx, True
+    kind = kind_of("backward", B, I, H, R, dtype, need_dx, True)
     return _repeated(kind, T * B, operations, prepare)
 
 

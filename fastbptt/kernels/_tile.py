@@ -22,6 +22,8 @@ four panels at once, `stride` elements apart; c is then a row of two or four tim
 rows of b lie ldb elements apart, and after every `run` of terms the accumulators are added to c and
 begin anew.
 
+`scatter_rows` stores columns of c into rows that lie anywhere.
+
 There is code for every m, and for panels of which only the first vector counts; the caller handles
 other edges in n, and pads its panels with zeros.  A sum runs over k in the same order for any m, so
 a row's result does not depend on its neighbours, to the bit.
